@@ -1,0 +1,132 @@
+//! `plimsoll backlog`.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use clap::ValueEnum;
+use plimsoll_lab::backlog::{self, Options};
+use plimsoll_lab::results::Backlog;
+use plimsoll_lab::source::AddressRange;
+use plimsoll_lab::worker::Keep;
+use plimsoll_lab::{Error, Result, units};
+
+use super::Session;
+use crate::args::{OutputArgs, TimeoutArgs, count};
+
+/// The example that ends the help.
+const EXAMPLES: &str = "\
+Examples:
+  plimsoll backlog
+        a sweep: what each backlog asked for was granted, and what was really queued
+  plimsoll backlog --backlog 128,4096,65535 --json
+  plimsoll backlog --backlog 1000000 --keep reset --stop-at 300000
+        deeper than one address has ports, where net.core.somaxconn allows it";
+
+/// A listener that never accepts, and clients that connect until something ends it
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Backlogs to ask for, one run each; `default` is the library's own [default: a sweep]
+    #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = requested,
+          allow_negative_numbers = true)]
+    backlog: Vec<Requested>,
+    /// Where clients connect from: ADDRESS or ADDRESS/PREFIX
+    /// [default: 127.0.0.0/8 towards IPv4 loopback, else the route's address]
+    #[arg(long, value_name = "CIDR")]
+    sources: Option<AddressRange>,
+    /// What the client does once it is connected
+    #[arg(long, value_enum, default_value_t = KeepArg::Open)]
+    keep: KeepArg,
+    /// End a run at N connections [default: when the kernel ends it]
+    #[arg(long, value_name = "N", value_parser = count)]
+    stop_at: Option<u64>,
+    /// The address to listen on: one of this machine's
+    #[arg(long, value_name = "IP", default_value = "127.0.0.1")]
+    address: IpAddr,
+    /// Allow an address that is not loopback
+    #[arg(long)]
+    allow_remote: bool,
+    #[command(flatten)]
+    timeout: TimeoutArgs,
+}
+
+/// What the client does after connecting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KeepArg {
+    /// Keep the connection
+    Open,
+    /// Close it (FIN): the entry stays in the queue
+    Close,
+    /// Reset it (RST): the entry stays in the queue
+    Reset,
+}
+
+/// A backlog to ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Requested(Option<i64>);
+
+/// Reads `default` or a number that `listen(2)` takes.
+fn requested(text: &str) -> Result<Requested, String> {
+    if text == "default" {
+        return Ok(Requested(None));
+    }
+    match text.replace('_', "").parse::<i32>() {
+        Ok(number) => Ok(Requested(Some(number.into()))),
+        Err(_) => Err(format!(
+            "`{text}` is neither `default` nor a whole number from {} to {}",
+            i32::MIN,
+            i32::MAX
+        )),
+    }
+}
+
+pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
+    if !args.address.to_canonical().is_loopback() && !args.allow_remote {
+        return Err(Error::usage(
+            format!("{} is not on loopback: others could connect to the listener", args.address),
+            "add --allow-remote if that is meant",
+        ));
+    }
+    let options = Options {
+        backlogs: args.backlog.iter().map(|requested| requested.0).collect(),
+        sources: args.sources,
+        keep: match args.keep {
+            KeepArg::Open => Keep::Open,
+            KeepArg::Close => Keep::Close,
+            KeepArg::Reset => Keep::Reset,
+        },
+        stop_at: args.stop_at,
+        timeout: args.timeout.timeout,
+        address: args.address,
+    };
+    let session = Session::new("backlog", output)?;
+    let (result, partial) = backlog::run(&session.lab, &options)?;
+    session.finish(result, partial, true, render_text)
+}
+
+/// The result for a person: one row per run, and what ended each.
+fn render_text(result: &Backlog) -> String {
+    let known = |value: Option<u64>| value.map_or("?".to_owned(), units::count);
+    let mut out = format!(
+        "{:>12} {:>10} {:>10}  {:<13} {:>12} {:>14}\n",
+        "asked", "granted", "queued", "stopped by", "connects/s", "kernel each"
+    );
+    for run in &result.runs {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "{:>12} {:>10} {:>10}  {:<13} {:>12} {:>14}",
+            run.requested.map_or("default".to_owned(), |asked| asked.to_string()),
+            known(run.granted),
+            known(run.queued),
+            run.stopped_by.name(),
+            units::number(run.connects_per_second),
+            run.kernel_bytes_per_queued.map_or("?".to_owned(), units::bytes),
+        );
+    }
+    for run in &result.runs {
+        let asked = run.requested.map_or("default".to_owned(), |asked| asked.to_string());
+        let _ = writeln!(out, "\n{asked}: {}", run.evidence);
+    }
+    out
+}

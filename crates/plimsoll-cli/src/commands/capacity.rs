@@ -1,0 +1,119 @@
+//! `plimsoll capacity`.
+
+use std::fmt::Write as _;
+
+use plimsoll_lab::capacity::{self, Options, Target};
+use plimsoll_lab::embedded;
+use plimsoll_lab::results::{Capacity, Side};
+use plimsoll_lab::source::AddressRange;
+use plimsoll_lab::worker::Exchange;
+use plimsoll_lab::{Result, units};
+
+use super::Session;
+use crate::args::{ExchangeArgs, OutputArgs, TargetArgs, TimeoutArgs, count};
+
+/// The example that ends the help.
+const EXAMPLES: &str = "\
+Examples:
+  plimsoll capacity --connections 15000 --probe
+        15,000 connections to the embedded engine, each of which must answer at the end
+  plimsoll capacity --target 127.0.0.1:6379 --server-pid $(pidof redis-server) \\
+      --probe --send 'PING\\r\\n' --expect '+PONG\\r\\n'
+        as many as that server takes, and what stops it";
+
+/// Connections held at once, up to the break: what they cost, and what stops them
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Stop at N connections [default: as many as possible]
+    #[arg(long, value_name = "N", value_parser = count)]
+    connections: Option<u64>,
+    /// Take a sample of memory every N connections [default: a fiftieth of those asked for]
+    #[arg(long, value_name = "N", value_parser = count)]
+    step: Option<u64>,
+    /// Where clients connect from: ADDRESS or ADDRESS/PREFIX
+    /// [default: 127.0.0.0/8 towards IPv4 loopback, else the route's address]
+    #[arg(long, value_name = "CIDR")]
+    sources: Option<AddressRange>,
+    /// At the end, each held connection must still answer
+    #[arg(long)]
+    probe: bool,
+    /// Stop before this share of memory is in use: the machine's, or the control group's
+    #[arg(long, value_name = "PERCENT", default_value = "90",
+          value_parser = clap::value_parser!(u8).range(1..=99))]
+    stop_before: u8,
+    #[command(flatten)]
+    timeout: TimeoutArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    exchange: ExchangeArgs,
+}
+
+pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
+    let timeout = args.timeout.timeout;
+    let target = match args.target.address()? {
+        Some(address) => Target::Address { address, pid: args.target.server_pid },
+        None => Target::Embedded(embedded::Options::default()),
+    };
+    let exchange = args.exchange.exchange(timeout)?;
+    let options = Options {
+        connections: args.connections,
+        step: args.step,
+        sources: args.sources,
+        // Who says what must come back wants to know whether it does.
+        probe: args.probe || exchange.is_some(),
+        exchange: exchange.unwrap_or_else(|| Exchange::echo(timeout)),
+        stop_before: f64::from(args.stop_before),
+        timeout,
+        ..Options::new(target)
+    };
+    let session = Session::new("capacity", output)?;
+    let (result, partial) = capacity::run(&session.lab, &options)?;
+    session.finish(result, partial, true, render_text)
+}
+
+/// The result for a person.
+fn render_text(result: &Capacity) -> String {
+    let mut out = String::new();
+    let asked = result.asked.map_or("as many as possible".to_owned(), units::count);
+    let alive = if result.probed { "answered at the end" } else { "not closed at the end" };
+    // Writing to a String cannot fail.
+    for (value, what) in [
+        (asked, "asked"),
+        (units::count(result.attempted), "attempted"),
+        (units::count(result.established), "established"),
+        (units::count(result.alive), alive),
+    ] {
+        let _ = writeln!(out, "  {value:>19}  {what}");
+    }
+    let side = match result.stopped_side {
+        Side::Client => "the clients' side",
+        Side::Server => "the server's side",
+        Side::Both => "both sides",
+    };
+    let _ = writeln!(out, "stopped by {} on {side}: {}", result.stopped_by.name(), result.evidence);
+    if let Some(proof) = &result.counter_proof {
+        let _ = writeln!(out, "counter-proof: {proof}");
+    }
+    let bytes = |value: Option<f64>| value.map_or("unknown".to_owned(), units::bytes);
+    let _ = writeln!(
+        out,
+        "per connection: {} in the server itself, {} in the kernel (one end)",
+        bytes(result.user_bytes_per_connection),
+        bytes(result.kernel_bytes_per_connection)
+    );
+    for object in &result.kernel_objects {
+        let _ = writeln!(
+            out,
+            "  {:>6} × {:>9}  {}",
+            units::number(object.per_connection),
+            units::bytes(object.object_bytes as f64),
+            object.name
+        );
+    }
+    for (name, count) in &result.errors {
+        let _ = writeln!(out, "error: {name} × {}", units::count(*count));
+    }
+    out
+}

@@ -1,0 +1,155 @@
+//! `plimsoll load`.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use plimsoll_lab::embedded::{self, Embedded};
+use plimsoll_lab::load::{self, Options, Pace};
+use plimsoll_lab::results::Load;
+use plimsoll_lab::source::AddressRange;
+use plimsoll_lab::{Error, Result, survey, units};
+
+use super::Session;
+use crate::args::{
+    ExchangeArgs, OutputArgs, TargetArgs, TimeoutArgs, count, duration, rate, size_range,
+};
+
+/// The example that ends the help.
+const EXAMPLES: &str = "\
+Examples:
+  plimsoll load --connections 1000 --size 64..4KiB --duration 10s
+        random sizes to the embedded engine; every byte is verified
+  plimsoll load --target 127.0.0.1:7000 --rate 50k
+        open loop: latency counts from the moment at which a message was due
+  plimsoll load --target 127.0.0.1:80 --send 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' \\
+      --expect 'HTTP/1.1 200' --reply-until '</html>\\n'";
+
+/// Messages per second and latency; every byte is verified
+#[derive(Debug, Clone, clap::Args)]
+#[command(after_help = EXAMPLES)]
+pub(crate) struct Args {
+    /// Connections
+    #[arg(long, value_name = "N", value_parser = count, default_value = "50")]
+    connections: u64,
+    /// Bytes of a message, or a range of which sizes are drawn evenly
+    #[arg(long, value_name = "BYTES[..BYTES]", value_parser = size_range, default_value = "64")]
+    size: (u64, u64),
+    /// Closed loop: messages outstanding on each connection
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..),
+          default_value_t = 1, conflicts_with = "rate")]
+    depth: u32,
+    /// Open loop: R messages per second over all connections, by the clock
+    #[arg(long, value_name = "R", value_parser = rate)]
+    rate: Option<f64>,
+    /// The measured time, once all connections are there
+    #[arg(long, value_name = "T", value_parser = duration, default_value = "10s")]
+    duration: Duration,
+    /// Never sleep: the client does not make the server pay for waking it, and takes a whole CPU
+    #[arg(long)]
+    spin: bool,
+    /// Where clients connect from: ADDRESS or ADDRESS/PREFIX
+    /// [default: 127.0.0.0/8 towards IPv4 loopback, else the route's address]
+    #[arg(long, value_name = "CIDR")]
+    sources: Option<AddressRange>,
+    /// Seed of sizes and contents: the same seed sends the same bytes
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    seed: u64,
+    #[command(flatten)]
+    timeout: TimeoutArgs,
+    #[command(flatten)]
+    target: TargetArgs,
+    #[command(flatten)]
+    exchange: ExchangeArgs,
+}
+
+pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
+    let too_large = |what: &str, value: u64| {
+        Error::usage(format!("{what} {value} is more than the lab can ask for"), "ask for less")
+    };
+    let narrow = |what: &str, value: u64| u32::try_from(value).map_err(|_| too_large(what, value));
+    let connections = narrow("--connections", args.connections)?;
+    let size = (narrow("--size", args.size.0)?, narrow("--size", args.size.1)?);
+    let asked = args.target.address()?;
+    let exchange = args.exchange.exchange(args.timeout.timeout)?;
+    let session = Session::new("load", output)?;
+    let server = match asked {
+        Some(_) => None,
+        None => Some(Embedded::start(
+            &session.lab,
+            &embedded::Options {
+                max_connections: Some(args.connections),
+                ..embedded::Options::default()
+            },
+        )?),
+    };
+    let target = match (asked, &server) {
+        (Some(address), _) => address,
+        (None, Some(server)) => server.address(),
+        (None, None) => unreachable!("without a target the embedded server was started"),
+    };
+    let options = Options {
+        server_pid: server.as_ref().map(Embedded::pid).or(args.target.server_pid),
+        connections,
+        size,
+        pace: match args.rate {
+            Some(rate) => Pace::Open { rate },
+            None => Pace::Closed { depth: args.depth },
+        },
+        duration: args.duration,
+        timeout: args.timeout.timeout,
+        exchange: exchange.as_ref().and_then(survey::load_exchange),
+        spin: args.spin,
+        sources: survey::load_sources(target, args.sources, args.connections)?,
+        seed: args.seed,
+        ..Options::new(target)
+    };
+    let (result, partial) = load::run(&session.lab, &options)?;
+    if let Some(server) = server {
+        server.stop();
+    }
+    let whole = result.corrupt == 0;
+    session.finish(result, partial, whole, render_text)
+}
+
+/// The result for a person.
+fn render_text(load: &Load) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "{} of {} connections, {} loop, {} measured",
+        units::count(load.established),
+        units::count(load.asked),
+        load.loop_kind,
+        units::micros(load.duration * 1e6)
+    );
+    let bytes = units::bytes(load.bytes_per_second);
+    for (value, what) in [
+        (units::number(load.messages_per_second), format!("messages/s, {bytes}/s each way")),
+        (units::count(load.messages), "messages, every byte verified".to_owned()),
+        (units::count(load.corrupt), "bytes or replies that were wrong".to_owned()),
+    ] {
+        let _ = writeln!(out, "  {value:>12}  {what}");
+    }
+    match load.latency_us {
+        Some(latency) => {
+            let _ = writeln!(
+                out,
+                "latency: median {}, 90 % within {}, 99 % {}, 99.9 % {}, slowest {}",
+                units::micros(latency.p50),
+                units::micros(latency.p90),
+                units::micros(latency.p99),
+                units::micros(latency.p999),
+                units::micros(latency.max)
+            );
+        }
+        None => out.push_str("latency: no message came back\n"),
+    }
+    if let Some(micros) = load.server_cpu_us_per_message {
+        let _ = writeln!(out, "server: {} of processor time a message", units::micros(micros));
+    }
+    for (name, count) in &load.errors {
+        let _ = writeln!(out, "error: {name} × {}", units::count(*count));
+    }
+    out
+}

@@ -1,0 +1,376 @@
+//! Filling a queue: workers connect, the listener is watched, until something ends it.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use plimsoll_kernel::diag;
+use plimsoll_kernel::netstat::Netstat;
+use plimsoll_kernel::slab::Slabs;
+
+use super::{Options, verdict};
+use crate::evidence::{Baseline, Guard, Stop};
+use crate::results::{BacklogSample, Side, StoppedBy};
+use crate::source::{Source, SourcePool};
+use crate::worker::{Connect, Connected, Keep, Report, Request, Tally, Why, Workers};
+use crate::{Lab, Result};
+
+/// Time between two looks at the listener, in the first second and later.
+const TICKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(50));
+/// Time between two looks at what is dearer to read: slabs, memory.
+const SLOW_TICK: Duration = Duration::from_millis(250);
+/// Connects in flight in one worker. On loopback they are over at once; a full queue keeps them.
+const IN_FLIGHT: usize = 16;
+/// So many failures in a row end a run.
+const FAILURES: u32 = 16;
+
+/// What came of it.
+pub(super) struct Filled {
+    pub(super) stop: Stop,
+    pub(super) interrupted: bool,
+    pub(super) tally: Tally,
+    pub(super) deepest: u64,
+    pub(super) overflows: Option<u64>,
+    pub(super) drops: Option<u64>,
+    pub(super) source_addresses: u64,
+    pub(super) samples: Vec<BacklogSample>,
+}
+
+/// One worker's part in it.
+#[derive(Default)]
+struct Part {
+    /// At work: how many it was asked for, when, and how far it is.
+    at_work: Option<(u64, Duration, Tally)>,
+    /// The source it may go on with.
+    source: Option<Source>,
+    held: u64,
+    full: bool,
+}
+
+pub(super) struct Fill<'a> {
+    lab: &'a Lab,
+    options: &'a Options,
+    workers: &'a mut Workers,
+    address: SocketAddr,
+    granted: Option<u64>,
+    before: &'a Baseline,
+    sources: SourcePool,
+    parts: Vec<Part>,
+    parallel: usize,
+    started: Instant,
+    /// Of the requests that have ended.
+    ended: Tally,
+    /// Something that a worker met and that ends the run.
+    met: Option<Why>,
+    deepest: u64,
+    netstat: Option<Netstat>,
+    samples: Vec<BacklogSample>,
+    slow_at: Option<Instant>,
+    /// Whether the last look was a slow one.
+    slow_look: bool,
+    /// When something last moved, and what it was then.
+    moved: (Instant, u64, u64),
+}
+
+impl<'a> Fill<'a> {
+    pub(super) fn new(
+        lab: &'a Lab,
+        options: &'a Options,
+        workers: &'a mut Workers,
+        address: SocketAddr,
+        granted: Option<u64>,
+        before: &'a Baseline,
+        sources: SourcePool,
+    ) -> Self {
+        let parallel = std::thread::available_parallelism().map_or(1, usize::from);
+        let now = Instant::now();
+        Self {
+            lab,
+            options,
+            parts: workers.rooms().map(|_| Part::default()).collect(),
+            workers,
+            address,
+            granted,
+            before,
+            sources,
+            parallel,
+            started: now,
+            ended: Tally::default(),
+            met: None,
+            deepest: 0,
+            netstat: None,
+            samples: Vec::new(),
+            slow_at: None,
+            slow_look: false,
+            moved: (now, 0, 0),
+        }
+    }
+
+    /// Fills the queue until something ends it, then waits until it is at rest.
+    pub(super) fn run(mut self) -> Result<Filled> {
+        let stop = loop {
+            self.dispatch()?;
+            self.hear(Instant::now() + self.tick())?;
+            let depth = self.look()?;
+            if let Some(stop) = self.decide(depth) {
+                break stop;
+            }
+        };
+        let interrupted = self.lab.is_interrupted();
+        self.halt()?;
+        self.rest()?;
+        let tally = self.tally();
+        let stop = if stop.by == StoppedBy::QueueFull {
+            verdict::queue_full(&self.facts(&tally))
+        } else {
+            verdict::complete(stop, &self.facts(&tally))
+        };
+        Ok(Filled {
+            stop,
+            interrupted,
+            deepest: self.deepest,
+            overflows: self.grown("ListenOverflows"),
+            drops: self.grown("ListenDrops"),
+            source_addresses: self.sources.used(),
+            samples: self.samples,
+            tally,
+        })
+    }
+
+    fn facts<'b>(&'b self, tally: &'b Tally) -> verdict::Facts<'b> {
+        verdict::Facts {
+            granted: self.granted,
+            deepest: self.deepest,
+            overflows: self.grown("ListenOverflows"),
+            drops: self.grown("ListenDrops"),
+            tally,
+        }
+    }
+
+    fn tick(&self) -> Duration {
+        if self.started.elapsed() < Duration::from_secs(1) { TICKS.0 } else { TICKS.1 }
+    }
+
+    /// All counts so far: of what has ended and of what is at work.
+    fn tally(&self) -> Tally {
+        let mut sum = self.ended.clone();
+        for (_, since, tally) in self.parts.iter().filter_map(|part| part.at_work.as_ref()) {
+            sum.add(&shifted(tally, *since));
+        }
+        sum
+    }
+
+    fn grown(&self, name: &str) -> Option<u64> {
+        self.before.grown(self.netstat.as_ref(), name)
+    }
+
+    fn at_work(&self) -> usize {
+        self.parts.iter().filter(|part| part.at_work.is_some()).count()
+    }
+
+    /// Gives work to as many workers as there are CPUs: to those with room, then to new ones.
+    fn dispatch(&mut self) -> Result<()> {
+        while self.at_work() < self.parallel && self.met.is_none() {
+            let asked: u64 =
+                self.parts.iter().filter_map(|part| part.at_work.as_ref()).map(|work| work.0).sum();
+            let wanted = self.options.stop_at.unwrap_or(u64::MAX);
+            let left = wanted.saturating_sub(self.ended.established + asked);
+            if left == 0 {
+                return Ok(());
+            }
+            let idle = self.parts.iter().position(|part| part.at_work.is_none() && !part.full);
+            let worker = match idle {
+                Some(worker) => worker,
+                // Not before it is known that there is a source for it.
+                None if self.sources.is_empty() => return Ok(()),
+                None => {
+                    let worker = self.workers.add()?;
+                    self.parts.push(Part::default());
+                    worker
+                }
+            };
+            let source = match self.parts[worker].source.take() {
+                Some(source) => source,
+                None => match self.sources.take() {
+                    Some(source) => source,
+                    None => return Ok(()),
+                },
+            };
+            let idle_hands = (self.parallel - self.at_work()) as u64;
+            let room = match self.options.keep {
+                Keep::Open => self.workers.room(worker).saturating_sub(self.parts[worker].held),
+                Keep::Close | Keep::Reset => u64::MAX,
+            };
+            let count = left.div_ceil(idle_hands).min(room);
+            self.workers.ask(
+                worker,
+                &Request::Connect(Connect {
+                    target: self.address,
+                    source,
+                    count,
+                    keep: self.options.keep,
+                    in_flight: IN_FLIGHT,
+                    timeout_ms: self.options.timeout.as_millis() as u64,
+                    failures: FAILURES,
+                }),
+            )?;
+            let part = &mut self.parts[worker];
+            part.at_work = Some((count, self.started.elapsed(), Tally::default()));
+            part.source = Some(source);
+        }
+        Ok(())
+    }
+
+    /// Listens to the workers until `deadline`, or until one of them has ended its work.
+    fn hear(&mut self, deadline: Instant) -> Result<()> {
+        loop {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            match self.workers.next(patience)? {
+                Some((worker, Report::Progress(tally))) => {
+                    if let Some(work) = &mut self.parts[worker].at_work {
+                        work.2 = tally;
+                    }
+                }
+                Some((worker, Report::Connected(connected))) => {
+                    self.has_ended(worker, &connected);
+                    return Ok(());
+                }
+                Some(_) => {}
+                None => return Ok(()),
+            }
+        }
+    }
+
+    fn has_ended(&mut self, worker: usize, connected: &Connected) {
+        let part = &mut self.parts[worker];
+        let since = part.at_work.take().map_or(Duration::ZERO, |work| work.1);
+        let mut tally = shifted(&connected.tally, since);
+        tally.in_flight = 0;
+        self.ended.add(&tally);
+        if self.options.keep == Keep::Open {
+            part.held += tally.established;
+            part.full = part.held >= self.workers.room(worker);
+        }
+        match connected.why {
+            Why::Done | Why::Stopped => {}
+            Why::Ports => {
+                part.source = None;
+                self.sources.exhausted(connected.source);
+            }
+            // Its own descriptors: the next worker goes on.
+            Why::Descriptors => part.full = true,
+            Why::Files | Why::Memory | Why::Failing => self.met = Some(connected.why),
+        }
+    }
+
+    /// Looks at the listener and the counters; returns the depth.
+    fn look(&mut self) -> Result<Option<u64>> {
+        let depth = diag::listener(self.address)?.map(|queue| u64::from(queue.depth));
+        self.deepest = self.deepest.max(depth.unwrap_or(0));
+        self.netstat = Netstat::read().ok();
+        let slow = self.slow_at.is_none_or(|at| at.elapsed() >= SLOW_TICK);
+        let kernel_bytes = match (&self.before.slabs, slow) {
+            (Some(before), true) => Slabs::read()
+                .ok()
+                .map(|now| now.tcp_delta(before).iter().map(|delta| delta.bytes).sum()),
+            _ => None,
+        };
+        let connects_ok = self.tally().established;
+        self.slow_look = slow;
+        if slow {
+            self.slow_at = Some(Instant::now());
+            self.lab.progress.step(
+                connects_ok,
+                self.options.stop_at.or(self.granted.map(|granted| granted + 1)),
+                &format!("{connects_ok} connected, {} queued", depth.unwrap_or(0)),
+            );
+        }
+        if (connects_ok, depth.unwrap_or(0)) != (self.moved.1, self.moved.2) {
+            self.moved = (Instant::now(), connects_ok, depth.unwrap_or(0));
+        }
+        self.samples.push(BacklogSample {
+            seconds: self.started.elapsed().as_secs_f64(),
+            connects_ok,
+            queued: depth,
+            kernel_bytes,
+        });
+        Ok(depth)
+    }
+
+    fn decide(&self, depth: Option<u64>) -> Option<Stop> {
+        let tally = self.tally();
+        if self.lab.is_interrupted() {
+            let text = format!("interrupted after {} connections", tally.established);
+            return Some(Stop::new(StoppedBy::Limit, Side::Client, text));
+        }
+        let overflowed = self.grown("ListenOverflows").is_some_and(|count| count > 0);
+        let full = match (depth, self.granted) {
+            (Some(depth), Some(granted)) => depth > granted,
+            // No way to see the queue: its overflow must do, once nothing moves any more.
+            _ => self.moved.0.elapsed() > Duration::from_millis(500),
+        };
+        if overflowed && full {
+            return Some(Stop::new(StoppedBy::QueueFull, Side::Server, String::new()));
+        }
+        if self.options.stop_at.is_some_and(|stop_at| tally.established >= stop_at) {
+            let text = format!("{} connections were asked for, and made", tally.established);
+            return Some(Stop::new(StoppedBy::Limit, Side::Client, text));
+        }
+        if let Some(why) = self.met {
+            return Some(verdict::met(why, &tally, self.before));
+        }
+        if self.at_work() == 0 && self.sources.is_empty() {
+            return Some(crate::evidence::ports(
+                tally.established,
+                &self.sources.describe(),
+                self.sources.used(),
+                self.address,
+            ));
+        }
+        if self.slow_look
+            && let Some(stop) = Guard::default().check()
+        {
+            return Some(stop);
+        }
+        let still = self.moved.0.elapsed();
+        (still > self.options.timeout + Duration::from_secs(1))
+            .then(|| crate::evidence::why_silent(self.before, still.as_secs_f64()))
+    }
+
+    /// Stops all who are at work, and hears their last counts.
+    fn halt(&mut self) -> Result<()> {
+        for worker in 0..self.parts.len() {
+            if self.parts[worker].at_work.is_some() {
+                self.workers.ask(worker, &Request::Stop)?;
+            }
+        }
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while self.at_work() > 0 && Instant::now() < deadline {
+            self.hear(deadline)?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the depth is the same twice, 30 ms apart: the largest must not be missed.
+    fn rest(&mut self) -> Result<()> {
+        let deadline = Instant::now() + Duration::from_secs(2);
+        let mut last = self.look()?;
+        while Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(30));
+            let now = self.look()?;
+            if now == last {
+                break;
+            }
+            last = now;
+        }
+        Ok(())
+    }
+}
+
+/// A worker's counts with its clock set to the run's.
+fn shifted(tally: &Tally, since: Duration) -> Tally {
+    let mut tally = tally.clone();
+    if tally.established > 0 {
+        tally.last_us += since.as_micros() as u64;
+    }
+    tally
+}

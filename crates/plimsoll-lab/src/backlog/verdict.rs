@@ -1,0 +1,99 @@
+//! The sentences that say what ended a run.
+
+use crate::evidence::{Baseline, Stop, why_silent, words};
+use crate::results::{Side, StoppedBy};
+use crate::worker::{Tally, Why};
+
+/// What is known at the end of a run.
+pub(super) struct Facts<'a> {
+    pub(super) granted: Option<u64>,
+    pub(super) deepest: u64,
+    pub(super) overflows: Option<u64>,
+    pub(super) drops: Option<u64>,
+    pub(super) tally: &'a Tally,
+}
+
+/// The queue was full, and the kernel dropped SYNs.
+pub(super) fn queue_full(facts: &Facts<'_>) -> Stop {
+    let counters =
+        format!("ListenOverflows +{}, ListenDrops +{}", words(facts.overflows), words(facts.drops));
+    let queue = match facts.granted {
+        Some(granted) => format!(
+            "the accept queue held {} connections, granted {granted} and the one more that the \
+             kernel admits",
+            facts.deepest
+        ),
+        None => "the accept queue was full (this system does not say how deep it is)".to_owned(),
+    };
+    let fix = match facts.granted {
+        Some(granted) if plimsoll_kernel::limits::Limits::read().somaxconn == Some(granted) => {
+            format!(
+                "; granted is net.core.somaxconn ({granted}), the cap on what listen(2) asks for"
+            )
+        }
+        _ => String::new(),
+    };
+    let mut evidence = format!("{queue}; {counters}{fix}");
+    if let Some(difference) = believers(facts) {
+        evidence.push_str(&difference);
+    }
+    Stop::new(StoppedBy::QueueFull, Side::Server, evidence)
+}
+
+/// Clients that believe they are connected and are not in the queue.
+fn believers(facts: &Facts<'_>) -> Option<String> {
+    facts.granted?;
+    let more = facts.tally.established.checked_sub(facts.deepest).filter(|more| *more > 0)?;
+    Some(format!(
+        "; {more} more clients believe they are connected: the last packet of their handshake was \
+         dropped, and the server will send its SYN-ACK again"
+    ))
+}
+
+/// What a worker met.
+pub(super) fn met(why: Why, tally: &Tally, before: &Baseline) -> Stop {
+    let errors = || {
+        let named: Vec<String> =
+            tally.errors.iter().map(|(name, count)| format!("{name} × {count}")).collect();
+        named.join(", ")
+    };
+    match why {
+        Why::Files => Stop::new(
+            StoppedBy::Descriptors,
+            Side::Client,
+            format!("ENFILE after {} connections: fs.file-max is reached", tally.established),
+        ),
+        Why::Memory => Stop::new(
+            StoppedBy::Memory,
+            Side::Client,
+            format!("the kernel had no memory for a socket: {}", errors()),
+        ),
+        _ if tally.errors.contains_key("ECONNREFUSED") => Stop::new(
+            StoppedBy::Refused,
+            Side::Server,
+            format!("connects were refused: {}", errors()),
+        ),
+        _ => {
+            let mut stop = why_silent(before, 0.0);
+            if stop.by == StoppedBy::Timeout {
+                stop.evidence = format!(
+                    "connects failed, with no counter of the kernel to say why: {}",
+                    errors()
+                );
+            }
+            stop
+        }
+    }
+}
+
+/// Adds what the queue looked like to a verdict that is not about it.
+pub(super) fn complete(mut stop: Stop, facts: &Facts<'_>) -> Stop {
+    if let Some(granted) = facts.granted {
+        stop.add(format!(
+            "; the queue held {} of {granted}, ListenOverflows +{}",
+            facts.deepest,
+            words(facts.overflows)
+        ));
+    }
+    stop
+}

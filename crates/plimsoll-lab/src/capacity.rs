@@ -1,0 +1,109 @@
+//! How many connections does this server hold, and what ends it?
+//!
+//! Connections are added in steps, made by [worker](crate::worker) processes that hold them with
+//! nothing watching, from as many source addresses and processes as it takes; after each step the
+//! server's side is looked at: its accept queue, its memory, its descriptors. So a connection that
+//! sits in the backlog is not taken for one that is served, and the lab's own limits are not taken
+//! for the server's: where the clients' ports or descriptors end, further addresses and processes
+//! are used, and the result says so.
+//!
+//! # What a connection costs
+//!
+//! Kernel memory is the growth of the slabs between the first connection and the last, by kind of
+//! object, for one end: see [`evidence::one_end`](crate::evidence::one_end). User memory is the growth of the server's
+//! resident memory (with its child processes') over the same connections. Both need the server on
+//! this machine; the second its process.
+
+mod ramp;
+mod server;
+mod verdict;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use crate::embedded::{self, Embedded};
+use crate::results::Capacity;
+use crate::source::AddressRange;
+use crate::worker::Exchange;
+use crate::{Lab, Result};
+use ramp::Ramp;
+use server::Server;
+
+/// The server to measure.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A `plimsoll serve` of its own. With a number of connections and without a limit of its own,
+    /// the limit is that number.
+    Embedded(embedded::Options),
+    /// A server that runs.
+    Address {
+        /// Where it listens.
+        address: SocketAddr,
+        /// Its process, if it is on this machine and its memory and descriptors shall be looked at.
+        /// Its children's are counted with it.
+        pid: Option<u32>,
+    },
+}
+
+/// What to do.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The server.
+    pub target: Target,
+    /// Stop at so many; `None` for as many as possible.
+    pub connections: Option<u64>,
+    /// How many to add between two looks; `None` for a fiftieth, and never more than half of the
+    /// server's backlog.
+    pub step: Option<u64>,
+    /// Where clients connect from; `None` is `127.0.0.0/8` towards IPv4 loopback, else the route's
+    /// address.
+    pub sources: Option<AddressRange>,
+    /// Whether each held connection must answer at the end.
+    pub probe: bool,
+    /// The request and the reply of a probe.
+    pub exchange: Exchange,
+    /// Stop before so many percent of memory (the machine's, or the control group's) are in use.
+    pub stop_before: f64,
+    /// How long one connect may take, and how long the server may leave its queue untouched.
+    pub timeout: Duration,
+}
+
+impl Options {
+    /// As many connections as `target` takes, not probed, up to 90 % of memory, 5 s of patience.
+    pub fn new(target: Target) -> Self {
+        let timeout = Duration::from_secs(5);
+        Self {
+            target,
+            connections: None,
+            step: None,
+            sources: None,
+            probe: false,
+            exchange: Exchange::echo(timeout),
+            stop_before: 90.0,
+            timeout,
+        }
+    }
+}
+
+/// Ramps up until something ends it. Returns the result, and whether it was interrupted.
+///
+/// About 25 µs a connection, and a second for the rest; a probe about 20 µs each.
+///
+/// # Errors
+/// [`Error::Target`](crate::Error::Target) when the first connection is refused, not answered, closed at once, or (with
+/// `probe`) gets no reply or a wrong one; [`Error::Machine`](crate::Error::Machine) when the embedded server or a worker
+/// cannot be started; [`Error::Incomplete`](crate::Error::Incomplete) when a worker dies.
+pub fn run(lab: &Lab, options: &Options) -> Result<(Capacity, bool)> {
+    let mut server = match &options.target {
+        Target::Embedded(how) => {
+            let mut how = how.clone();
+            how.max_connections = how.max_connections.or(options.connections);
+            Server::embedded(Embedded::start(lab, &how)?)
+        }
+        Target::Address { address, pid } => Server::running(*address, *pid)?,
+    };
+    let ramp = Ramp::begin(lab, options, &mut server)?;
+    let result = ramp.run()?;
+    server.end();
+    Ok(result)
+}

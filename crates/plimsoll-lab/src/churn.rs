@@ -1,0 +1,445 @@
+//! `churn`: connect, echo, disconnect, over and over, in several ways side by side.
+//!
+//! | pool | closes | what the client does |
+//! |---|---|---|
+//! | `off` | `client` | a new socket each time; `close`, which sends FIN: `TIME_WAIT` at the client's end |
+//! | `off` | `client-reset` | a new socket each time; `SO_LINGER` 0 and `close`, which sends RST: no `TIME_WAIT` |
+//! | `on` | `client` | shuts down its half, reads the server's FIN, then `connect(AF_UNSPEC)` and the socket is used again |
+//! | `on` | `client-reset` | `connect(AF_UNSPEC)` at once, which sends RST (`tcp_disconnect`), and the socket is used again |
+//! | `off` | `server` | reads the server's FIN, then `close`: `TIME_WAIT` at the server's end |
+//! | `on` | `server` | reads the server's FIN, then `connect(AF_UNSPEC)`, whose RST ends the server's `FIN_WAIT_2` |
+//!
+//! The pool is the client's: Linux has no `DisconnectEx`, and a server's accepted sockets cannot be
+//! used again. A server with a pool of its own is measured as the target.
+//!
+//! # How it is measured
+//!
+//! One client thread keeps a ring of connections: when it comes round to one, the reply is usually
+//! there, so neither end pays for waking the other. Every system call it makes is timed into one of
+//! four parts, so the parts' means add up to the cycle: `socket` (socket, and on loopback `bind` to
+//! a source address), `connect`, `echo` (send, receive, waiting included), `disconnect`.
+//!
+//! The variants take turns of about 0.15 s in shuffled order, since a machine's fast and slow
+//! phases would rank them otherwise; ratios are taken within a sweep. Each variant and turn has
+//! source addresses of its own out of 127.0.0.0/8, so that one variant's `TIME_WAIT`s do not eat
+//! another's ports, and so that they can be told apart. Other targets have one source address,
+//! and `EADDRNOTAVAIL` is counted when its ports are gone.
+//!
+//! Servers that close first are rare among echo servers: those variants, and all if there is no
+//! target, run against a small epoll server on a thread of this process, whose CPU time is its
+//! thread's. Processor time of interrupts is not charged to it reliably.
+
+mod client;
+mod explain;
+mod server;
+mod watch;
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use crate::accept::{median, wrap};
+use crate::results::{Churn, ChurnVariant};
+use crate::{Error, Lab, Result, units};
+
+pub(crate) use explain::quartiles;
+
+use client::{Client, Turn};
+use server::Server;
+use watch::Watch;
+
+/// Which pools to run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Pool {
+    /// Sockets are used again.
+    On,
+    /// A new socket for each connection.
+    Off,
+    /// Both, side by side.
+    #[default]
+    Both,
+}
+
+/// Who closes first.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Closes {
+    /// The client, orderly and by reset.
+    Client,
+    /// The server.
+    Server,
+    /// Both, side by side.
+    #[default]
+    Both,
+}
+
+/// What to run.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Options {
+    /// An echo server; `None` for the lab's own small one.
+    pub target: Option<SocketAddr>,
+    /// The target's process, for its CPU time.
+    pub server_pid: Option<u32>,
+    /// The target closes each connection after it has echoed `size` bytes. Then the variants in
+    /// which the server closes first run against it, and the others do not run.
+    pub target_closes_first: bool,
+    /// Which pools.
+    pub pool: Pool,
+    /// Who closes first.
+    pub closes: Closes,
+    /// Time of all turns together.
+    pub duration: Duration,
+    /// Connections in the ring.
+    pub concurrency: usize,
+    /// How long a connect and a reply may take.
+    pub timeout: Duration,
+    /// Bytes of each message.
+    pub size: usize,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            target: None,
+            server_pid: None,
+            target_closes_first: false,
+            pool: Pool::Both,
+            closes: Closes::Both,
+            duration: Duration::from_secs(5),
+            concurrency: 16,
+            timeout: Duration::from_secs(5),
+            size: 64,
+        }
+    }
+}
+
+/// Length of a turn, as near as the duration allows.
+const TURN: Duration = Duration::from_millis(150);
+/// Fewest sweeps: quartiles of less say nothing.
+const SWEEPS_MIN: u32 = 4;
+/// Bounds of what may be asked.
+const CONCURRENCY_MAX: usize = 10_000;
+const SIZE_MAX: usize = 1 << 20;
+const DURATION_MAX: Duration = Duration::from_secs(3600);
+/// After a turn: the server works off what the client has closed.
+const SETTLE: Duration = Duration::from_millis(5);
+
+/// How a connection ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum End {
+    Client,
+    ClientReset,
+    Server,
+}
+
+/// One row of the table above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Variant {
+    pub(crate) pool: bool,
+    pub(crate) end: End,
+}
+
+impl Variant {
+    fn all(pool: Pool, closes: Closes) -> Vec<Self> {
+        let mut all = Vec::new();
+        for end in [End::Client, End::ClientReset, End::Server] {
+            for with_pool in [false, true] {
+                let pool_asked = match pool {
+                    Pool::Both => true,
+                    Pool::On => with_pool,
+                    Pool::Off => !with_pool,
+                };
+                let end_asked = match closes {
+                    Closes::Both => true,
+                    Closes::Client => end != End::Server,
+                    Closes::Server => end == End::Server,
+                };
+                if pool_asked && end_asked {
+                    all.push(Self { pool: with_pool, end });
+                }
+            }
+        }
+        all
+    }
+
+    fn closes(self) -> &'static str {
+        match self.end {
+            End::Client => "client",
+            End::ClientReset => "client-reset",
+            End::Server => "server",
+        }
+    }
+}
+
+/// A variant as it runs.
+struct Runner {
+    variant: Variant,
+    address: SocketAddr,
+    /// Runs against the lab's own server.
+    own: bool,
+    watch: Watch,
+    turns: Vec<Turn>,
+}
+
+/// Runs the variants in turns: the duration, and some 10 ms more for each turn. The flag is whether
+/// it was interrupted.
+///
+/// # Errors
+///
+/// [`Error::Usage`] for options that cannot be; [`Error::Target`] if the target refuses, closes
+/// before it has echoed, echoes something else, or does not answer in time; [`Error::Machine`] if
+/// sockets cannot be had.
+pub fn run(lab: &Lab, options: &Options) -> Result<(Churn, bool)> {
+    check(options)?;
+    crate::sys::raise_descriptor_limit();
+    let server = Server::start(options.size)?;
+    let mut runners = runners(options, &server)?;
+    for runner in &runners {
+        client::try_once(runner.address, runner.variant, options)?;
+    }
+    let sweeps = sweeps(options.duration, runners.len());
+    let turn = options.duration / (sweeps * runners.len() as u32);
+    let mut order: Vec<usize> = (0..runners.len()).collect();
+    let mut random = 0x2545_f491_4f6c_dd1d_u64;
+    let start = Instant::now();
+    let mut partial = false;
+    'sweeps: for sweep in 0..sweeps {
+        shuffle(&mut order, &mut random);
+        for &index in &order {
+            if lab.is_interrupted() {
+                partial = true;
+                break 'sweeps;
+            }
+            let runner = &mut runners[index];
+            take_turn(runner, options, &server, turn, sweep)?;
+            runner.watch.sample(start.elapsed())?;
+        }
+        let line = format!("churn: {} variants side by side", runners.len());
+        lab.progress.step(u64::from(sweep) + 1, Some(u64::from(sweeps)), &line);
+    }
+    // Afterwards: what stays.
+    for runner in &mut runners {
+        runner.watch.sample(start.elapsed())?;
+    }
+    let target = options.target;
+    let variants: Vec<_> = runners.iter().map(|runner| summarise(runner, options)).collect();
+    let explanation = explain::explain(&variants, target.is_some());
+    Ok((Churn { variants, explanation }, partial))
+}
+
+/// The result as a plain table for a person, at most 100 columns wide.
+pub fn render_text(result: &Churn) -> String {
+    use std::fmt::Write as _;
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "{:<4} {:<13} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>11} {:>11}",
+        "pool",
+        "closes first",
+        "cycles/s",
+        "server µs",
+        "socket",
+        "connect",
+        "echo",
+        "discon.",
+        "TIME_WAIT s",
+        "TIME_WAIT c"
+    );
+    for row in &result.variants {
+        let number = |value: Option<f64>| value.map_or("–".to_owned(), units::number);
+        let part = |name: &str| number(row.parts_us.get(name).copied());
+        let whole = |value: Option<u64>| value.map_or("–".to_owned(), units::count);
+        let _ = writeln!(
+            out,
+            "{:<4} {:<13} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>11} {:>11}",
+            row.pool,
+            row.closes,
+            units::number(row.cycles_per_second),
+            number(row.server_cpu_us_per_cycle),
+            part("socket"),
+            part("connect"),
+            part("echo"),
+            part("disconnect"),
+            whole(row.time_wait_server),
+            whole(row.time_wait_client)
+        );
+    }
+    out.push_str("(parts: median µs of the client; s, c: server's and client's end)\n");
+    for row in result.variants.iter().filter(|row| !row.errors.is_empty()) {
+        let errors: Vec<_> =
+            row.errors.iter().map(|(name, count)| format!("{name} {count}")).collect();
+        let _ = writeln!(out, "errors, pool {}, {}: {}", row.pool, row.closes, errors.join(", "));
+    }
+    for sentence in &result.explanation {
+        for line in wrap(sentence, 100) {
+            let _ = writeln!(out, "{line}");
+        }
+    }
+    out
+}
+
+fn check(options: &Options) -> Result<()> {
+    let refuse = |cause: String, cure: &str| Err(Error::usage(cause, cure));
+    if options.concurrency == 0 || options.concurrency > CONCURRENCY_MAX {
+        return refuse(
+            format!("a ring of {} connections", options.concurrency),
+            "ask for 1 to 10000",
+        );
+    }
+    if options.size == 0 || options.size > SIZE_MAX {
+        return refuse(format!("messages of {} bytes", options.size), "ask for 1 byte to 1MiB");
+    }
+    if options.duration.is_zero() || options.duration > DURATION_MAX {
+        return refuse("the duration is 0 or over an hour".to_owned(), "ask for a few seconds");
+    }
+    if options.timeout.is_zero() {
+        return refuse("the timeout is 0".to_owned(), "ask for 1s or more");
+    }
+    Ok(())
+}
+
+fn runners(options: &Options, server: &Server) -> Result<Vec<Runner>> {
+    let mut runners = Vec::new();
+    for (index, variant) in Variant::all(options.pool, options.closes).into_iter().enumerate() {
+        let fits = options.target_closes_first == (variant.end == End::Server);
+        let (address, own) = match options.target {
+            Some(_) if options.target_closes_first && !fits => continue,
+            Some(target) if fits => (target, false),
+            _ if variant.end == End::Server => (server.closing, true),
+            _ => (server.echoing, true),
+        };
+        // Far from 127.0.0.1, where other experiments take their sources from.
+        let network = client::is_loopback(address).then_some(100 + index as u8);
+        runners.push(Runner {
+            variant,
+            address,
+            own,
+            watch: Watch::new(address.port(), network),
+            turns: Vec::new(),
+        });
+    }
+    if runners.is_empty() {
+        return Err(Error::usage(
+            "the target closes first, and only variants in which the client does were asked for",
+            "ask for --closes server, or for another target",
+        ));
+    }
+    Ok(runners)
+}
+
+fn sweeps(duration: Duration, variants: usize) -> u32 {
+    let turns = duration.as_secs_f64() / TURN.as_secs_f64() / variants as f64;
+    (turns.round() as u32).max(SWEEPS_MIN)
+}
+
+fn take_turn(
+    runner: &mut Runner,
+    options: &Options,
+    server: &Server,
+    length: Duration,
+    sweep: u32,
+) -> Result<()> {
+    let cpu = || match (runner.own, options.server_pid) {
+        (true, _) => server.cpu_time(),
+        (false, Some(pid)) => plimsoll_kernel::process::cpu_time(pid).ok(),
+        (false, None) => None,
+    };
+    runner.watch.begin()?;
+    let before = cpu();
+    let mut client =
+        Client::new(runner.address, runner.variant, options, runner.watch.network(), sweep);
+    let mut turn = client.run(length)?;
+    drop(client);
+    std::thread::sleep(SETTLE);
+    turn.server_cpu = before.zip(cpu()).map(|(before, after)| after.saturating_sub(before));
+    runner.turns.push(turn);
+    Ok(())
+}
+
+fn summarise(runner: &Runner, options: &Options) -> ChurnVariant {
+    let turns = &runner.turns;
+    let rates: Vec<f64> = turns.iter().map(Turn::rate).collect();
+    let cycles: u64 = turns.iter().map(|turn| turn.cycles).sum();
+    let per_cycle = |times: Option<Duration>| {
+        times.filter(|_| cycles > 0).map(|time| time.as_secs_f64() * 1e6 / cycles as f64)
+    };
+    let mut errors = BTreeMap::new();
+    for (name, count) in turns.iter().flat_map(|turn| &turn.errors) {
+        *errors.entry(name.clone()).or_insert(0) += count;
+    }
+    let (mut parts_us, mut parts_mean_us) = (BTreeMap::new(), BTreeMap::new());
+    for (part, name) in client::PARTS.iter().enumerate() {
+        // The median of the turns' medians.
+        let medians: Vec<f64> =
+            turns.iter().filter_map(|turn| turn.parts[part].median_us()).collect();
+        parts_us.extend(median(&medians).map(|value| ((*name).to_owned(), value)));
+        let means: Vec<f64> = turns.iter().filter_map(|turn| turn.parts[part].mean_us()).collect();
+        parts_mean_us.extend(median(&means).map(|value| ((*name).to_owned(), value)));
+    }
+    ChurnVariant {
+        pool: if runner.variant.pool { "on" } else { "off" }.to_owned(),
+        closes: runner.variant.closes().to_owned(),
+        cycles_per_second: median(&rates).unwrap_or(0.0),
+        turns: rates,
+        server_cpu_us_per_cycle: per_cycle(turns.iter().map(|turn| turn.server_cpu).sum()),
+        client_cpu_us_per_cycle: per_cycle(Some(turns.iter().map(|turn| turn.client_cpu).sum())),
+        cycles,
+        errors,
+        time_wait_server: runner.watch.server_max,
+        time_wait_client: runner.watch.client_max,
+        pool_hits: turns.iter().map(|turn| turn.hits).sum(),
+        pool_misses: turns.iter().map(|turn| turn.misses).sum(),
+        parts_us,
+        time_wait_samples: runner.watch.samples.clone(),
+        parts_mean_us,
+        server: if runner.own { "lab".to_owned() } else { runner.address.to_string() },
+        size: options.size as u64,
+        server_pool_hits: None,
+        server_pool_misses: None,
+    }
+}
+
+/// Fisher–Yates with xorshift64; the order need only not repeat.
+fn shuffle(order: &mut [usize], random: &mut u64) {
+    for last in (1..order.len()).rev() {
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        order.swap(last, (*random % (last as u64 + 1)) as usize);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_variants_are_those_asked_for() {
+        assert_eq!(Variant::all(Pool::Both, Closes::Both).len(), 6);
+        let one = Variant::all(Pool::On, Closes::Server);
+        assert_eq!(one, [Variant { pool: true, end: End::Server }]);
+        assert_eq!(Variant::all(Pool::Off, Closes::Client).len(), 2);
+    }
+
+    #[test]
+    fn a_shuffle_keeps_all() {
+        let (mut order, mut random) = (vec![0, 1, 2, 3], 7);
+        shuffle(&mut order, &mut random);
+        order.sort_unstable();
+        assert_eq!(order, [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn impossible_options_are_refused() {
+        for options in [
+            Options { concurrency: 0, ..Options::default() },
+            Options { concurrency: 1 << 20, ..Options::default() },
+            Options { size: 0, ..Options::default() },
+            Options { size: usize::MAX, ..Options::default() },
+            Options { duration: Duration::ZERO, ..Options::default() },
+            Options { timeout: Duration::ZERO, ..Options::default() },
+        ] {
+            assert_eq!(check(&options).unwrap_err().exit_code(), 2, "{options:?}");
+        }
+    }
+}

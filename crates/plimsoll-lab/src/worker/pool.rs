@@ -1,0 +1,315 @@
+//! The parent's side of the workers.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use super::protocol::{Checked, Exchange, Probed, Report, Request};
+use crate::sys::{Interrupt, tie_to_parent};
+use crate::{Error, Lab, Result};
+
+/// How long a new worker may take to say that it is there.
+const START_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a worker may take to close its sockets when it is dismissed.
+const EXIT_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Worker processes. Dropping them closes their sockets and waits for their end.
+///
+/// Spawn and drop on a thread that lives as long as the workers shall: the kernel kills them when
+/// the thread that spawned them ends.
+///
+/// # Errors
+/// Every function that hears of a worker's death returns [`Error::Incomplete`]: what it held is
+/// lost, so that no count is whole any more.
+pub struct Workers {
+    command: Box<dyn Fn() -> Command + Send>,
+    members: Vec<Member>,
+    heard: Receiver<(usize, Option<Report>)>,
+    /// Heard while waiting for something else.
+    put_by: VecDeque<(usize, Report)>,
+    voice: Sender<(usize, Option<Report>)>,
+}
+
+struct Member {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    room: u64,
+}
+
+impl Workers {
+    /// No workers yet; those to come run `lab.executable worker`.
+    pub fn new(lab: &Lab) -> Self {
+        let executable = lab.executable.clone();
+        Self::with_command(move || {
+            let mut command = Command::new(&executable);
+            command.arg("worker");
+            command
+        })
+    }
+
+    /// No workers yet; those to come run what `command` makes, whose process must call
+    /// [`main`](super::main).
+    pub fn with_command(command: impl Fn() -> Command + Send + 'static) -> Self {
+        let (voice, heard) = channel();
+        Self {
+            command: Box::new(command),
+            members: Vec::new(),
+            heard,
+            put_by: VecDeque::new(),
+            voice,
+        }
+    }
+
+    /// So many workers that run `lab.executable worker`.
+    pub fn spawn(lab: &Lab, how_many: usize) -> Result<Self> {
+        let mut workers = Self::new(lab);
+        for _ in 0..how_many {
+            workers.add()?;
+        }
+        Ok(workers)
+    }
+
+    /// Starts one more, waits until it is ready, and returns its number. Some milliseconds; others
+    /// may be at work meanwhile.
+    ///
+    /// # Errors
+    /// [`Error::Machine`] when it cannot be started.
+    pub fn add(&mut self) -> Result<usize> {
+        let number = self.members.len();
+        let mut command = (self.command)();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        tie_to_parent(&mut command, Interrupt::Ignored);
+        let cannot = |why: &str| {
+            Error::machine(
+                format!("cannot start worker {number}: {why}"),
+                "check the limits on processes (`ulimit -u`), descriptors and memory",
+            )
+        };
+        let mut child = command.spawn().map_err(|error| cannot(&error.to_string()))?;
+        let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
+            return Err(cannot("it has no pipes"));
+        };
+        let voice = self.voice.clone();
+        std::thread::Builder::new()
+            .name(format!("worker-{number}"))
+            .stack_size(128 << 10)
+            .spawn(move || listen(number, stdout, &voice))
+            .map_err(|error| cannot(&error.to_string()))?;
+        self.members.push(Member { child, stdin: Some(stdin), room: 0 });
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            match self.hear(deadline.saturating_duration_since(Instant::now()))? {
+                Some((who, Report::Ready { room })) if who == number => {
+                    self.members[number].room = room;
+                    return Ok(number);
+                }
+                Some(other) => self.put_by.push_back(other),
+                None => return Err(cannot("it did not answer")),
+            }
+        }
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.members.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.members.is_empty()
+    }
+
+    /// How many connections each of them can hold.
+    pub fn rooms(&self) -> impl Iterator<Item = u64> {
+        self.members.iter().map(|member| member.room)
+    }
+
+    /// How many connections one of them can hold.
+    pub fn room(&self, worker: usize) -> u64 {
+        self.members[worker].room
+    }
+
+    /// The process of one of them.
+    pub fn pid(&self, worker: usize) -> u32 {
+        self.members[worker].child.id()
+    }
+
+    /// Asks one of them.
+    pub fn ask(&mut self, worker: usize, request: &Request) -> Result<()> {
+        let member = &mut self.members[worker];
+        let mut line = serde_json::to_vec(request).map_err(|error| {
+            Error::usage(format!("a request cannot be written: {error}"), "give finite values")
+        })?;
+        line.push(b'\n');
+        let told = match &mut member.stdin {
+            Some(stdin) => stdin.write_all(&line).is_ok(),
+            None => false,
+        };
+        if told { Ok(()) } else { Err(self.died(worker)) }
+    }
+
+    /// Asks all of them.
+    pub fn ask_all(&mut self, request: &Request) -> Result<()> {
+        (0..self.len()).try_for_each(|worker| self.ask(worker, request))
+    }
+
+    /// The next report of anybody; `None` when there is none for so long.
+    pub fn next(&mut self, patience: Duration) -> Result<Option<(usize, Report)>> {
+        match self.put_by.pop_front() {
+            Some(report) => Ok(Some(report)),
+            None => self.hear(patience),
+        }
+    }
+
+    fn hear(&mut self, patience: Duration) -> Result<Option<(usize, Report)>> {
+        match self.heard.recv_timeout(patience) {
+            Ok((worker, Some(report))) => Ok(Some((worker, report))),
+            Ok((worker, None)) => Err(self.died(worker)),
+            // The second cannot be: this holds a sender itself.
+            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(None),
+        }
+    }
+
+    /// Has all of them look at what they hold. About 0.2 µs a connection.
+    pub fn check(&mut self) -> Result<Checked> {
+        self.ask_all(&Request::Check)?;
+        let mut sum = Checked::default();
+        self.gather(START_PATIENCE, |report| {
+            let Report::Checked(one) = report else { return false };
+            sum.alive += one.alive;
+            sum.closed += one.closed;
+            sum.reset += one.reset;
+            true
+        })?;
+        Ok(sum)
+    }
+
+    /// Has one of them look at what it holds, while nobody else is asked anything.
+    pub fn check_one(&mut self, worker: usize) -> Result<Checked> {
+        self.ask(worker, &Request::Check)?;
+        let deadline = Instant::now() + START_PATIENCE;
+        loop {
+            match self.next(deadline.saturating_duration_since(Instant::now()))? {
+                Some((_, Report::Checked(found))) => return Ok(found),
+                Some(_) => {}
+                None => return Err(silent(worker)),
+            }
+        }
+    }
+
+    /// Has all of them probe what they hold, one worker after the other. `between` is asked between
+    /// two workers; when it says `false`, the rest is left out.
+    pub fn probe(&mut self, exchange: &Exchange, between: impl Fn() -> bool) -> Result<Probed> {
+        let mut alive = 0;
+        let mut errors: BTreeMap<String, u64> = BTreeMap::new();
+        for worker in 0..self.len() {
+            if !between() {
+                break;
+            }
+            self.ask(worker, &Request::Probe(exchange.clone()))?;
+            // Each batch takes at most the timeout; a worker that is silent for longer than all
+            // its batches could take has stopped.
+            let batches = self.room(worker) / 64 + 2;
+            let patience = Duration::from_millis(exchange.timeout_ms.saturating_mul(batches));
+            let deadline = Instant::now() + patience.max(START_PATIENCE);
+            loop {
+                match self.next(deadline.saturating_duration_since(Instant::now()))? {
+                    Some((_, Report::Probed(one))) => {
+                        alive += one.alive;
+                        for (name, count) in one.errors {
+                            *errors.entry(name).or_default() += count;
+                        }
+                        break;
+                    }
+                    Some(_) => {}
+                    None => return Err(silent(worker)),
+                }
+            }
+        }
+        Ok(Probed { alive, errors })
+    }
+
+    /// Has all of them give up what they hold: [`Request::Close`] or [`Request::Reset`]. Returns
+    /// how many connections it was.
+    pub fn release(&mut self, how: &Request) -> Result<u64> {
+        self.ask_all(how)?;
+        let mut sum = 0;
+        self.gather(Duration::from_secs(60), |report| {
+            let Report::Released { connections } = report else { return false };
+            sum += connections;
+            true
+        })?;
+        Ok(sum)
+    }
+
+    /// Waits for one report of each worker that `take` says yes to.
+    fn gather(&mut self, patience: Duration, mut take: impl FnMut(&Report) -> bool) -> Result<()> {
+        let deadline = Instant::now() + patience;
+        let mut missing = self.len();
+        while missing > 0 {
+            match self.next(deadline.saturating_duration_since(Instant::now()))? {
+                Some((_, report)) => missing -= usize::from(take(&report)),
+                None => return Err(silent(self.len())),
+            }
+        }
+        Ok(())
+    }
+
+    fn died(&mut self, worker: usize) -> Error {
+        let child = &mut self.members[worker].child;
+        let how = match child.wait() {
+            Ok(status) => status.to_string(),
+            Err(error) => error.to_string(),
+        };
+        Error::incomplete(
+            format!("worker {worker} (process {}) died in the middle: {how}", child.id()),
+            "its connections are lost, so the counts would be wrong: look for the OOM killer in \
+             `dmesg`, and run it again",
+        )
+    }
+}
+
+impl Drop for Workers {
+    fn drop(&mut self) {
+        for member in &mut self.members {
+            // The end of stdin is the order to go.
+            member.stdin = None;
+        }
+        let deadline = Instant::now() + EXIT_PATIENCE;
+        for member in &mut self.members {
+            loop {
+                match member.child.try_wait() {
+                    Ok(Some(_)) | Err(_) => break,
+                    Ok(None) if Instant::now() >= deadline => {
+                        let _ = member.child.kill();
+                        let _ = member.child.wait();
+                        break;
+                    }
+                    Ok(None) => std::thread::sleep(Duration::from_millis(2)),
+                }
+            }
+        }
+    }
+}
+
+/// Passes a worker's reports on; `None` at its end.
+fn listen(number: usize, stdout: ChildStdout, voice: &Sender<(usize, Option<Report>)>) {
+    for line in BufReader::new(stdout).lines() {
+        let Ok(line) = line else { break };
+        let Ok(report) = serde_json::from_str(&line) else { break };
+        if voice.send((number, Some(report))).is_err() {
+            return;
+        }
+    }
+    // The parent may have gone; there is nobody left to tell.
+    let _ = voice.send((number, None));
+}
+
+fn silent(worker: usize) -> Error {
+    Error::incomplete(
+        format!("worker {worker} does not answer"),
+        "it may be stopped (SIGSTOP) or starved: run it again on a quieter machine",
+    )
+}

@@ -1,0 +1,134 @@
+//! The whole of a worker process.
+
+use std::io::{self, BufRead as _, Write as _};
+use std::os::fd::AsFd;
+use std::process::ExitCode;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::process::{Resource, getrlimit};
+use socket2::Socket;
+
+use super::connect::{Connecting, reset, wait};
+use super::probe;
+use super::protocol::{Checked, Report, Request};
+
+/// Descriptors kept back: the standard streams, and what the process opens itself.
+const RESERVE: u64 = 32;
+/// Sockets looked at by one `poll`.
+const CHECKED_AT_ONCE: usize = 1024;
+
+/// Runs a worker until its stdin ends: requests from stdin, reports to stdout.
+///
+/// A request that cannot be read ends it with exit code 2: parent and worker are then of different
+/// versions.
+pub fn main() -> ExitCode {
+    crate::sys::raise_descriptor_limit();
+    let (sender, requests) = channel();
+    let reader = std::thread::Builder::new().stack_size(64 << 10).name("requests".into());
+    if reader.spawn(move || read_requests(&sender)).is_err() {
+        return ExitCode::from(3);
+    }
+    let room = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20).saturating_sub(RESERVE);
+    let mut worker = Worker { held: Vec::new(), room: room as usize };
+    // An error of stdout: the parent has gone, and so do we.
+    let _ = worker.obey(&requests);
+    ExitCode::SUCCESS
+}
+
+/// Passes requests on; ends the process at the end of stdin, whatever it is at: the kernel closes
+/// its sockets.
+fn read_requests(sender: &Sender<Request>) {
+    for line in io::stdin().lock().lines() {
+        let Ok(line) = line else { break };
+        match serde_json::from_str(&line) {
+            Ok(request) => {
+                if sender.send(request).is_err() {
+                    break;
+                }
+            }
+            Err(error) => {
+                eprintln!("worker: cannot read the request: {error}");
+                std::process::exit(2);
+            }
+        }
+    }
+    std::process::exit(0);
+}
+
+struct Worker {
+    held: Vec<Socket>,
+    room: usize,
+}
+
+impl Worker {
+    fn obey(&mut self, requests: &Receiver<Request>) -> io::Result<()> {
+        report(&Report::Ready { room: self.room as u64 })?;
+        while let Ok(request) = requests.recv() {
+            match request {
+                Request::Connect(ask) => {
+                    let stop = || matches!(requests.try_recv(), Ok(Request::Stop));
+                    let mut broken = Ok(());
+                    let connected =
+                        Connecting::new(&ask, &mut self.held, self.room).run(stop, |tally| {
+                            if broken.is_ok() {
+                                broken = report(&Report::Progress(tally.clone()));
+                            }
+                        });
+                    broken?;
+                    report(&Report::Connected(connected))?;
+                }
+                // It came after the end of what it was to stop.
+                Request::Stop => {}
+                Request::Check => report(&Report::Checked(self.check()?))?,
+                Request::Probe(exchange) => {
+                    report(&Report::Probed(probe::run(&self.held, &exchange)?))?;
+                }
+                Request::Close => {
+                    let connections = self.held.len() as u64;
+                    self.held.clear();
+                    report(&Report::Released { connections })?;
+                }
+                Request::Reset => {
+                    let connections = self.held.len() as u64;
+                    self.held.drain(..).for_each(reset);
+                    report(&Report::Released { connections })?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What became of the held connections. Bytes that wait to be read do not hide a FIN behind
+    /// them, as they would from `recv(MSG_PEEK)`.
+    fn check(&self) -> io::Result<Checked> {
+        let mut found = Checked::default();
+        for sockets in self.held.chunks(CHECKED_AT_ONCE) {
+            let mut fds: Vec<PollFd<'_>> = sockets
+                .iter()
+                .map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP))
+                .collect();
+            wait(&mut fds, Duration::ZERO)?;
+            for fd in &fds {
+                let events = fd.revents();
+                if events.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
+                    found.reset += 1;
+                } else if events.contains(PollFlags::RDHUP) {
+                    found.closed += 1;
+                } else {
+                    found.alive += 1;
+                }
+            }
+        }
+        Ok(found)
+    }
+}
+
+fn report(report: &Report) -> io::Result<()> {
+    let mut line = serde_json::to_vec(report)?;
+    line.push(b'\n');
+    let mut out = io::stdout().lock();
+    out.write_all(&line)?;
+    out.flush()
+}

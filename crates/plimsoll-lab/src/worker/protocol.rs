@@ -1,0 +1,211 @@
+//! What a worker is asked, and what it reports: one JSON object a line.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::source::Source;
+
+/// What a worker is asked to do. One at a time: the next one after the report of the last, except
+/// [`Request::Stop`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Request {
+    /// Make connections. Reports [`Report::Progress`] while at it, [`Report::Connected`] at the end.
+    Connect(Connect),
+    /// End a [`Request::Connect`] early: connects in flight are given up. Without one it does
+    /// nothing.
+    Stop,
+    /// Look at every held connection. Reports [`Report::Checked`].
+    Check,
+    /// A request and a reply on every held connection. Reports [`Report::Probed`].
+    Probe(Exchange),
+    /// Close every held connection (FIN). Reports [`Report::Released`].
+    Close,
+    /// Reset every held connection (RST). Reports [`Report::Released`].
+    Reset,
+}
+
+/// What a worker says.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Report {
+    /// It runs, and can hold so many connections.
+    Ready {
+        /// Descriptors that are left for connections.
+        room: u64,
+    },
+    /// How far a [`Request::Connect`] is; about every 25 ms.
+    Progress(Tally),
+    /// A [`Request::Connect`] has ended.
+    Connected(Connected),
+    /// The answer to [`Request::Check`].
+    Checked(Checked),
+    /// The answer to [`Request::Probe`].
+    Probed(Probed),
+    /// The answer to [`Request::Close`] and [`Request::Reset`].
+    Released {
+        /// Connections that were held.
+        connections: u64,
+    },
+}
+
+/// What becomes of a connection once it is established.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Keep {
+    /// It is held.
+    #[default]
+    Open,
+    /// It is closed at once, with a FIN.
+    Close,
+    /// It is reset at once.
+    Reset,
+}
+
+/// Connections to make.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Connect {
+    /// Where to.
+    pub target: SocketAddr,
+    /// From which address.
+    pub source: Source,
+    /// How many.
+    pub count: u64,
+    /// What becomes of them.
+    pub keep: Keep,
+    /// Connects in flight at once, at most.
+    pub in_flight: usize,
+    /// How long one connect may take.
+    pub timeout_ms: u64,
+    /// So many failures in a row end it.
+    pub failures: u32,
+}
+
+/// Counts of one [`Request::Connect`], so far.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Tally {
+    /// Connects begun.
+    pub attempted: u64,
+    /// Established, as the client sees it.
+    pub established: u64,
+    /// Begun and not ended.
+    pub in_flight: u64,
+    /// When the last one was established, in microseconds since the request came.
+    pub last_us: u64,
+    /// Failures by error name (`ECONNREFUSED`, …; `ETIMEDOUT` for the own limit too).
+    pub errors: BTreeMap<String, u64>,
+}
+
+/// The end of a [`Request::Connect`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Connected {
+    /// The counts. What is still in flight was given up.
+    pub tally: Tally,
+    /// Why it ended.
+    pub why: Why,
+    /// The source it was asked to connect from.
+    pub source: Source,
+}
+
+/// Why a [`Request::Connect`] ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Why {
+    /// All were made.
+    Done,
+    /// [`Request::Stop`] came.
+    Stopped,
+    /// The source address has no port left (`EADDRNOTAVAIL`).
+    Ports,
+    /// This worker has no descriptor left (`EMFILE`).
+    Descriptors,
+    /// The machine has no file left (`ENFILE`, `fs.file-max`).
+    Files,
+    /// The kernel had no memory (`ENOBUFS`, `ENOMEM`).
+    Memory,
+    /// As many connects failed in a row as were allowed.
+    Failing,
+}
+
+/// What [`Request::Check`] found.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// Open in both directions.
+    pub alive: u64,
+    /// The other end has sent a FIN.
+    pub closed: u64,
+    /// Reset by the other end, or failed otherwise.
+    pub reset: u64,
+}
+
+/// What [`Request::Probe`] found.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probed {
+    /// Connections that answered as expected.
+    pub alive: u64,
+    /// The others, by error name; `closed` for an end without the whole reply, `wrong_reply`
+    /// for other bytes than expected, `no_reply` for none in time.
+    pub errors: BTreeMap<String, u64>,
+}
+
+/// A request, and the reply by which a connection proves that somebody serves it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exchange {
+    /// What is sent.
+    pub send: Payload,
+    /// What the reply must begin with; for [`Payload::Random`] the reply is the payload itself.
+    pub expect: Option<Vec<u8>>,
+    /// Where the reply ends.
+    pub end: ReplyEnd,
+    /// How long one reply may take.
+    pub timeout_ms: u64,
+}
+
+/// What a request consists of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Payload {
+    /// So many random bytes, others on each connection, to be echoed.
+    Random(usize),
+    /// These bytes.
+    Bytes(Vec<u8>),
+}
+
+/// How the end of a reply is known.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReplyEnd {
+    /// With the last byte of what is expected.
+    Expectation,
+    /// After so many bytes.
+    Bytes(usize),
+    /// With the first occurrence of these bytes.
+    Until(Vec<u8>),
+}
+
+impl Exchange {
+    /// An echo of 16 random bytes.
+    pub fn echo(timeout: std::time::Duration) -> Self {
+        Self {
+            send: Payload::Random(16),
+            expect: None,
+            end: ReplyEnd::Expectation,
+            timeout_ms: timeout.as_millis() as u64,
+        }
+    }
+}
+
+impl Tally {
+    /// Adds another's counts to this one; `last_us` becomes the later of both.
+    pub fn add(&mut self, other: &Self) {
+        self.attempted += other.attempted;
+        self.established += other.established;
+        self.in_flight += other.in_flight;
+        self.last_us = self.last_us.max(other.last_us);
+        for (name, count) in &other.errors {
+            *self.errors.entry(name.clone()).or_default() += count;
+        }
+    }
+}

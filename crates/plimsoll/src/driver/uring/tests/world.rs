@@ -1,0 +1,192 @@
+//! Loopback, with peers on non-blocking sockets of the standard library.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use socket2::{Domain, SockRef, Socket, Type};
+
+use crate::buffer::Arena;
+use crate::driver::suite::{Family, Heard, Peer, PeerListener, Plan, World};
+use crate::driver::uring::errno::failure;
+use crate::driver::uring::{Config, Uring};
+use crate::driver::{Driver, Fault};
+
+/// A ring whose connections are direct descriptors, or plain ones.
+pub(super) struct Loopback<const DIRECT: bool> {
+    driver: Uring,
+    arena: Arena,
+}
+
+impl<const DIRECT: bool> World for Loopback<DIRECT> {
+    type D = Uring;
+    type Peer = Stream;
+    type PeerListener = Listener;
+
+    fn new(plan: Plan) -> Self {
+        let arena = Arena::new(plan.blocks, plan.block_bytes).unwrap();
+        let config = Config {
+            slots: plan.slots,
+            stream_blocks: plan.blocks.next_power_of_two(),
+            direct: Some(DIRECT),
+        };
+        let driver = Uring::new(&config, arena.memory().clone()).unwrap();
+        Self { driver, arena }
+    }
+
+    fn beside(&mut self, plan: Plan) -> Self {
+        Self::new(plan)
+    }
+
+    fn driver(&mut self) -> &mut Uring {
+        &mut self.driver
+    }
+
+    fn arena(&mut self) -> &mut Arena {
+        &mut self.arena
+    }
+
+    fn has(&mut self, family: Family) -> bool {
+        TcpListener::bind(any_port(family)).is_ok()
+    }
+
+    fn listener(&mut self, family: Family, backlog: u32) -> (TcpListener, SocketAddr) {
+        let socket = Socket::new(domain(family), Type::STREAM, None).unwrap();
+        socket.bind(&any_port(family).into()).unwrap();
+        socket.listen(backlog as i32).unwrap();
+        let listener = TcpListener::from(socket);
+        let address = listener.local_addr().unwrap();
+        (listener, address)
+    }
+
+    fn peer(&mut self, to: SocketAddr) -> Stream {
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let outcome = match socket.connect(&to.into()) {
+            Ok(()) => None,
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => None,
+            Err(error) => Some(Err(fault(&error))),
+        };
+        Stream { stream: socket.into(), outcome }
+    }
+
+    fn peer_listener(&mut self, family: Family) -> Listener {
+        let listener = TcpListener::bind(any_port(family)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        Listener(listener)
+    }
+
+    fn nobody(&mut self, family: Family) -> SocketAddr {
+        // Bound by nobody any more; and the range of ports is large.
+        TcpListener::bind(any_port(family)).unwrap().local_addr().unwrap()
+    }
+
+    fn wake_later(&mut self, after: Duration) {
+        let waker = self.driver.waker();
+        std::thread::spawn(move || {
+            std::thread::sleep(after);
+            waker.wake();
+        });
+    }
+
+    fn check_empty(&mut self) {
+        assert_eq!(self.driver.in_flight(), 0, "operations are left");
+    }
+}
+
+/// A peer.
+pub(super) struct Stream {
+    stream: TcpStream,
+    outcome: Option<Result<(), Fault>>,
+}
+
+impl Peer for Stream {
+    fn connected(&mut self) -> Option<Result<(), Fault>> {
+        if self.outcome.is_none() {
+            let mut poll =
+                libc::pollfd { fd: self.stream.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+            // SAFETY: one pollfd, written within the call.
+            if unsafe { libc::poll(&raw mut poll, 1, 0) } == 1 {
+                self.outcome = Some(match self.stream.take_error().unwrap() {
+                    None => Ok(()),
+                    Some(error) => Err(fault(&error)),
+                });
+            }
+        }
+        self.outcome
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
+        match (&self.stream).write(bytes) {
+            Ok(count) => Ok(count),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
+            Err(error) => Err(fault(&error)),
+        }
+    }
+
+    fn read(&mut self, into: &mut [u8]) -> Heard {
+        match (&self.stream).read(into) {
+            Ok(0) => Heard::End,
+            Ok(count) => Heard::Bytes(count),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Heard::Nothing,
+            Err(error) => {
+                assert_eq!(fault(&error), Fault::Reset, "{error}");
+                Heard::Reset
+            }
+        }
+    }
+
+    fn shutdown_write(&mut self) {
+        // Fails when the connection has been reset meanwhile, which the test will hear of.
+        let _ = self.stream.shutdown(Shutdown::Write);
+    }
+
+    fn reset(self) {
+        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+    }
+}
+
+/// A listening peer.
+pub(super) struct Listener(TcpListener);
+
+impl PeerListener for Listener {
+    type Peer = Stream;
+
+    fn address(&self) -> SocketAddr {
+        self.0.local_addr().unwrap()
+    }
+
+    fn accept(&mut self) -> Option<(Stream, SocketAddr)> {
+        match self.0.accept() {
+            Ok((stream, from)) => {
+                stream.set_nonblocking(true).unwrap();
+                Some((Stream { stream, outcome: Some(Ok(())) }, from))
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+fn fault(error: &std::io::Error) -> Fault {
+    failure(error.raw_os_error().unwrap_or(libc::EIO)).fault
+}
+
+fn domain(family: Family) -> Domain {
+    match family {
+        Family::V4 => Domain::IPV4,
+        Family::V6 => Domain::IPV6,
+    }
+}
+
+fn any_port(family: Family) -> SocketAddr {
+    match family {
+        Family::V4 => SocketAddr::from(([127, 0, 0, 1], 0)),
+        Family::V6 => SocketAddr::from(([0, 0, 0, 0, 0, 0, 0, 1], 0)),
+    }
+}

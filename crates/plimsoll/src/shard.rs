@@ -1,0 +1,413 @@
+//! One core's turn: completions → sessions → handler → intents.
+//!
+//! [`Shard::turn`] is the whole engine in one call, without a thread or a clock of its own: a
+//! thread drives it in production ([`crate::server`]), a simulation by hand. Nothing on the path
+//! of a message is shared, locked or allocated.
+
+mod accepting;
+mod ending;
+mod reading;
+mod writing;
+
+#[cfg(test)]
+mod simulated;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use crate::acceptor::Acceptor;
+use crate::acceptor::ledger::Ledger;
+use crate::budget::Limits;
+use crate::buffer::{Arena, Memory, Span};
+use crate::driver::{Completion, Driver, Kind, MAX_SPANS, Nanos, Token};
+use crate::handler::{Context, Handler, ShardContext};
+use crate::mailbox::{HandOver, Mail, Mailbox};
+use crate::metrics::Counters;
+use crate::reason::Reason;
+use crate::session::chain::Links;
+use crate::session::core::Core;
+use crate::session::life::{Life, Reading};
+use crate::session::table::Table;
+use crate::session::wheel::{NONE, Tick, Wheel};
+
+/// What a server is tuned for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Profile {
+    /// As many connections as possible, each costing as little as possible: an idle one is
+    /// parked, and holds no buffer.
+    #[default]
+    Connections,
+    /// Few connections, each served as fast as possible: every one has a receive posted, into
+    /// blocks provided ahead.
+    Throughput,
+}
+
+/// How other shards reach one: its mailbox, and the connections on their way to it.
+pub(crate) struct Link<S> {
+    pub mailbox: Arc<Mailbox>,
+    pub handed: HandOver<S>,
+}
+
+/// What a shard is made of, but for its driver and handler.
+pub(crate) struct Parts<S> {
+    pub number: u32,
+    pub profile: Profile,
+    pub limits: Limits,
+    /// Slots in the table.
+    pub slots: u32,
+    pub arena: Arena,
+    pub links: Arc<[Link<S>]>,
+    pub ledger: Arc<Ledger>,
+    pub counters: Arc<Counters>,
+    /// Whether this shard is the acceptor.
+    pub accepts: bool,
+}
+
+/// Completions taken from the driver at once.
+const BATCH: usize = 1024;
+/// Messages taken from the mailbox in one turn: what is left comes in the next.
+const MAIL_PER_TURN: usize = 256;
+/// Timers fired in one turn.
+const TIMERS_PER_TURN: usize = 1024;
+/// Blocks lent to streams: twice what one wait brings at most, so that the kernel has the next
+/// while the last are being sent.
+const PROVIDED: u32 = 512;
+
+/// One shard.
+pub(crate) struct Shard<D: Driver, H: Handler> {
+    driver: D,
+    handler: H,
+    core: Core<H::State>,
+    memory: Arc<Memory>,
+    profile: Profile,
+    links: Arc<[Link<D::Socket>]>,
+    ledger: Arc<Ledger>,
+    acceptor: Option<Acceptor>,
+    completions: Vec<Completion>,
+    due: Vec<u32>,
+    spans: [Span; MAX_SPANS],
+    /// Blocks lent to streams, now and at most.
+    provided: u32,
+    provide: u32,
+    /// Sessions that wait for a block, oldest first.
+    hungry: Hungry,
+    started: bool,
+    /// Draining: when what is left will be cut.
+    cut_at: Option<Nanos>,
+    was_cut: bool,
+}
+
+/// A list of slots, linked through their sessions.
+#[derive(Debug, Clone, Copy)]
+struct Hungry {
+    head: u32,
+    tail: u32,
+}
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    /// A shard that has not begun.
+    pub(crate) fn new(driver: D, handler: H, parts: Parts<D::Socket>) -> Self {
+        let blocks = parts.arena.memory().blocks();
+        let streams = parts.profile == Profile::Throughput && driver.features().streams;
+        let now = driver.now();
+        let links = Links::new(&parts.arena);
+        Self {
+            memory: parts.arena.memory().clone(),
+            profile: parts.profile,
+            links: parts.links,
+            ledger: parts.ledger,
+            acceptor: parts.accepts.then(Acceptor::new),
+            completions: Vec::with_capacity(BATCH),
+            due: Vec::with_capacity(TIMERS_PER_TURN),
+            spans: [Span { block: 0, start: 0, len: 0 }; MAX_SPANS],
+            provided: 0,
+            provide: if streams { stream_blocks(blocks) } else { 0 },
+            hungry: Hungry { head: NONE, tail: NONE },
+            started: false,
+            cut_at: None,
+            was_cut: false,
+            core: Core {
+                shard: parts.number,
+                now,
+                table: Table::new(parts.slots),
+                arena: parts.arena,
+                links,
+                wheel: Wheel::new(now),
+                limits: parts.limits.session(),
+                touched: Vec::with_capacity(parts.slots as usize),
+                connects: Vec::with_capacity(parts.slots as usize),
+                shown: None,
+                counters: parts.counters,
+                draining: false,
+            },
+            driver,
+            handler,
+        }
+    }
+
+    /// Waits until there is something to do, or until `until`. Returns the time.
+    pub(crate) fn wait(&mut self, until: Option<Nanos>) -> std::io::Result<Nanos> {
+        self.driver.wait(until, &mut self.completions)
+    }
+
+    /// Does all that there is to do at `now`, and returns until when to wait at most.
+    pub(crate) fn turn(&mut self, now: Nanos) -> Option<Nanos> {
+        self.core.now = now;
+        let mut wish = None;
+        if !self.started {
+            self.started = true;
+            self.top_up();
+            self.call_shard(H::on_start);
+            self.settle();
+        }
+        self.dispatch_all();
+        let more_mail = self.read_mail();
+        let more_timers = self.fire_timers();
+        self.refill_accepts();
+        self.feed();
+        self.top_up();
+        self.call_shard(|handler, shard| wish = handler.on_turn(shard));
+        self.settle();
+        self.cut_when_due();
+        self.count();
+        if more_mail || more_timers {
+            return Some(now);
+        }
+        let accept = self.acceptor.as_ref().and_then(Acceptor::next);
+        [self.core.wheel.next(), accept, wish, self.cut_at].into_iter().flatten().min()
+    }
+
+    /// Whether a drain has ended: no session is left, and nothing is in flight.
+    pub(crate) fn is_drained(&self) -> bool {
+        let accepts = self.acceptor.as_ref().map_or(0, Acceptor::in_flight);
+        self.core.draining && self.core.table.used() == 0 && accepts == 0
+    }
+
+    /// Takes back what was lent to streams, and returns how many blocks are still out: zero when
+    /// every account is settled.
+    pub(crate) fn settle_accounts(&mut self) -> usize {
+        while let Some(lease) = self.driver.reclaim() {
+            self.provided -= 1;
+            self.core.arena.give_back(lease);
+        }
+        self.core.arena.outstanding()
+    }
+
+    /// The shard's driver: for the server to start listening, for a simulation to look.
+    pub(crate) fn driver(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
+    fn dispatch_all(&mut self) {
+        let mut completions = std::mem::take(&mut self.completions);
+        for completion in completions.drain(..) {
+            self.dispatch(completion);
+            self.settle();
+        }
+        self.completions = completions;
+    }
+
+    fn dispatch(&mut self, completion: Completion) {
+        let token = completion.token;
+        if token.kind() == Kind::Accept && token.is_of(0) {
+            return self.handed_accept(&completion);
+        }
+        let Some(session) = self.core.table.of(token) else {
+            self.core.counters.stale.add(1);
+            if let Some(lease) = completion.lease {
+                self.core.arena.give_back(lease);
+            }
+            return;
+        };
+        if !completion.more {
+            session.in_flight.complete(token.kind());
+        }
+        let slot = token.slot();
+        match token.kind() {
+            Kind::Accept => self.accepted(slot, &completion),
+            Kind::Connect => self.connected(slot, completion.result),
+            Kind::Park => self.readable(slot, completion.result),
+            Kind::Receive => self.received(slot, completion),
+            Kind::Send => self.sent(slot, completion.result),
+            Kind::HalfClose => self.half_closed(slot, completion.result),
+            Kind::Close => self.closed(slot),
+        }
+    }
+
+    /// Looks at each session that something was done to.
+    fn settle(&mut self) {
+        self.post_connects();
+        while let Some(slot) = self.core.touched.pop() {
+            let session = self.core.table.get(slot);
+            session.marks.touched = false;
+            let marks = session.marks;
+            match session.life {
+                Life::Open | Life::Draining if marks.abort => self.finish(slot, true),
+                Life::Connecting if marks.abort || marks.close => self.finish(slot, true),
+                Life::Open | Life::Draining => {
+                    if marks.close && session.life == Life::Open {
+                        session.become_(Life::Draining);
+                    }
+                    self.write(slot);
+                    self.read(slot);
+                }
+                Life::Free | Life::Waiting | Life::Connecting | Life::Closing | Life::Recycling => {
+                }
+            }
+            self.post_connects();
+        }
+    }
+
+    /// Reads some of the mailbox. Returns whether there may be more.
+    fn read_mail(&mut self) -> bool {
+        self.adopt_handed();
+        let mailbox = self.links[self.core.shard as usize].mailbox.clone();
+        for _ in 0..MAIL_PER_TURN {
+            let Some(mail) = mailbox.take() else { return false };
+            self.read_one(mail);
+            self.settle();
+        }
+        true
+    }
+
+    fn read_one(&mut self, mail: Mail) {
+        match mail {
+            Mail::Send(id, bytes) => match self.core.find(id) {
+                // Refused, it ends the session with a reason of its own.
+                Some(slot) => _ = self.core.send(slot, &bytes),
+                None => self.core.counters.mail_gone.add(1),
+            },
+            Mail::Disconnect(id) => match self.core.find(id) {
+                Some(slot) => self.core.close(slot, Reason::Disconnected),
+                None => self.core.counters.mail_gone.add(1),
+            },
+            Mail::Broadcast(bytes) => {
+                ShardContext { core: &mut self.core }.each_session(|cx| _ = cx.send(&bytes));
+            }
+            Mail::Message(message) => {
+                self.call_shard(|handler, shard| handler.on_message(shard, message));
+            }
+            Mail::Drain(within) => self.drain(within),
+        }
+    }
+
+    /// Fires what is due. Returns whether there may be more.
+    fn fire_timers(&mut self) -> bool {
+        let mut due = std::mem::take(&mut self.due);
+        self.core.wheel.advance(&mut self.core.table, self.core.now, &mut due, TIMERS_PER_TURN);
+        let full = due.len() == TIMERS_PER_TURN;
+        for slot in due.drain(..) {
+            self.fire(slot);
+            self.settle();
+        }
+        self.due = due;
+        full
+    }
+
+    fn fire(&mut self, slot: u32) {
+        let tick = Tick::at(self.core.now);
+        let session = self.core.table.get(slot);
+        if !session.is_alive() {
+            return;
+        }
+        if session.timer.is_some_and(|timer| !timer.is_after(tick)) {
+            session.timer = None;
+            self.call(slot, H::on_timer);
+        }
+        if self.core.silence_deadline(slot).is_some_and(|deadline| !deadline.is_after(tick)) {
+            self.silent_too_long(slot);
+        }
+        self.core.rearm(slot);
+    }
+
+    /// Calls the handler for a session; a panic costs the session.
+    fn call<R>(
+        &mut self,
+        slot: u32,
+        call: impl FnOnce(&mut H, &mut Context<'_, H::State>) -> R,
+    ) -> Option<R> {
+        let handler = &mut self.handler;
+        let mut cx = Context { core: &mut self.core, slot };
+        // The handler may be left half-way through a change: its own affair, as with a poisoned
+        // lock that is used on. The core's own invariants hold between any two of its methods.
+        let result = catch_unwind(AssertUnwindSafe(|| call(handler, &mut cx)));
+        result
+            .map_err(|_| {
+                self.core.table.get(slot).end(Reason::Panicked);
+                self.core.abort(slot);
+            })
+            .ok()
+    }
+
+    /// Calls the handler for the shard; a panic costs nothing but a log line.
+    fn call_shard(&mut self, call: impl FnOnce(&mut H, &mut ShardContext<'_, H::State>)) {
+        let handler = &mut self.handler;
+        let mut shard = ShardContext { core: &mut self.core };
+        if catch_unwind(AssertUnwindSafe(|| call(handler, &mut shard))).is_err() {
+            tracing::error!(shard = self.core.shard, "a handler's callback for its shard panicked");
+        }
+    }
+
+    /// The token for an operation of a session.
+    fn token(&mut self, kind: Kind, slot: u32) -> Token {
+        Token::new(kind, self.core.table.get(slot).generation, slot)
+    }
+
+    fn count(&mut self) {
+        let counters = &self.core.counters;
+        counters.turns.add(1);
+        counters.sessions.set(u64::from(self.core.table.used()));
+        counters.blocks.set(self.core.arena.outstanding() as u64);
+        counters.blocks_high_water.set(self.core.arena.high_water() as u64);
+    }
+}
+
+/// How many blocks of an arena are lent to streams: never more than half, the rest is for
+/// outboxes. A power of two, as io_uring's rings want it.
+pub(crate) fn stream_blocks(blocks: u32) -> u32 {
+    let most = (blocks / 2).min(PROVIDED);
+    1 << most.max(1).ilog2()
+}
+
+impl Hungry {
+    fn push<S>(&mut self, table: &mut Table<S>, slot: u32) {
+        table.get(slot).next = NONE;
+        match self.tail {
+            NONE => self.head = slot,
+            tail => table.get(tail).next = slot,
+        }
+        self.tail = slot;
+    }
+
+    fn pop<S>(&mut self, table: &mut Table<S>) -> Option<u32> {
+        if self.head == NONE {
+            return None;
+        }
+        let slot = self.head;
+        self.head = std::mem::replace(&mut table.get(slot).next, NONE);
+        if self.head == NONE {
+            self.tail = NONE;
+        }
+        Some(slot)
+    }
+
+    /// Takes a slot out, wherever it is: when its session ends while it waits. O(waiting).
+    fn remove<S>(&mut self, table: &mut Table<S>, slot: u32) {
+        let mut kept = Self { head: NONE, tail: NONE };
+        while let Some(other) = self.pop(table) {
+            if other != slot {
+                kept.push(table, other);
+            }
+        }
+        *self = kept;
+    }
+}
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    /// Has a session wait for a block.
+    fn starve(&mut self, slot: u32) {
+        self.core.counters.starved.add(1);
+        self.core.table.get(slot).reading = Reading::Starved;
+        self.hungry.push(&mut self.core.table, slot);
+    }
+}

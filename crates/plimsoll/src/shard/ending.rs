@@ -1,0 +1,127 @@
+//! How sessions end, and how their slots become free.
+
+use std::time::Duration;
+
+use super::Shard;
+use crate::driver::{Driver, Kind};
+use crate::handler::Handler;
+use crate::reason::Reason;
+use crate::session::life::{Life, Reading};
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    /// Posts a session's close or abort, and tells its handler.
+    pub(super) fn finish(&mut self, slot: u32, abort: bool) {
+        let session = self.core.table.get(slot);
+        if session.reading == Reading::Starved {
+            session.reading = Reading::Paused;
+            self.hungry.remove(&mut self.core.table, slot);
+        }
+        let session = self.core.table.get(slot);
+        session.become_(Life::Closing);
+        session.in_flight.post(Kind::Close);
+        session.end(if abort { Reason::Aborted } else { Reason::Closed });
+        let known = session.marks.known || session.marks.outgoing;
+        let reason = session.reason.expect("set above");
+        self.core.wheel.disarm(&mut self.core.table, slot);
+        let token = self.token(Kind::Close, slot);
+        if abort {
+            self.driver.abort(token);
+        } else {
+            self.driver.close(token);
+        }
+        self.core.counters.ended[reason.number()].add(1);
+        if known {
+            self.call(slot, |handler, cx| handler.on_disconnect(cx, reason));
+        }
+    }
+
+    /// An operation of a session failed: it ends. A connection that the peer has reset needs no
+    /// reset from us.
+    pub(super) fn fail(&mut self, slot: u32, reason: Reason) {
+        let session = self.core.table.get(slot);
+        if !session.is_alive() {
+            return;
+        }
+        session.end(reason);
+        self.finish(slot, reason != Reason::PeerReset);
+    }
+
+    /// A close or abort completed. Whatever the kernel says of it, the slot stands for no
+    /// connection any more.
+    pub(super) fn closed(&mut self, slot: u32) {
+        self.core.table.get(slot).become_(Life::Recycling);
+        self.release_if_over(slot);
+    }
+
+    /// Frees a slot whose life is over and of which nothing is in flight.
+    pub(super) fn release_if_over(&mut self, slot: u32) {
+        let session = self.core.table.get(slot);
+        if !session.is_over() {
+            return;
+        }
+        session.inbox.clear(&mut self.core.links, &mut self.core.arena);
+        session.outbox.clear(&mut self.core.links, &mut self.core.arena);
+        let outgoing = session.marks.outgoing;
+        if session.marks.touched {
+            self.core.touched.retain(|touched| *touched != slot);
+        }
+        self.core.wheel.disarm(&mut self.core.table, slot);
+        self.core.table.release(slot);
+        if !outgoing {
+            self.ledger.release(self.core.shard);
+        }
+    }
+
+    /// A session has neither sent nor received for too long.
+    pub(super) fn silent_too_long(&mut self, slot: u32) {
+        let first_byte = self.core.limits.first_byte_timeout.is_some();
+        let session = self.core.table.get(slot);
+        let unheard = !session.marks.heard && !session.marks.outgoing;
+        session.end(if unheard && first_byte {
+            Reason::FirstByteTimeout
+        } else {
+            Reason::IdleTimeout
+        });
+        // What its outbox holds has not moved for as long: it never will.
+        self.core.abort(slot);
+    }
+
+    /// Stops accepting, tells every session, and cuts what is left after `within`.
+    pub(super) fn drain(&mut self, within: Duration) {
+        if self.core.draining {
+            return;
+        }
+        self.core.draining = true;
+        self.cut_at = Some(self.core.now.after(within));
+        if let Some(acceptor) = &mut self.acceptor {
+            acceptor.closed = true;
+            self.driver.close_listener();
+        }
+        for slot in 0..self.core.table.touched() {
+            match self.core.table.get(slot).life {
+                Life::Open => drop(self.call(slot, H::on_drain)),
+                Life::Connecting => self.core.close(slot, Reason::Drained),
+                _ => {}
+            }
+            self.settle();
+        }
+    }
+
+    /// Cuts what is left when the drain's deadline has come.
+    pub(super) fn cut_when_due(&mut self) {
+        if self.was_cut || self.cut_at.is_none_or(|cut_at| cut_at > self.core.now) {
+            return;
+        }
+        self.was_cut = true;
+        self.cut_at = None;
+        for slot in 0..self.core.table.touched() {
+            let session = self.core.table.get(slot);
+            if session.is_alive() {
+                // The deadline is the reason now, whatever had been asked for before.
+                session.reason = Some(Reason::CutByDrain);
+                self.core.abort(slot);
+            }
+            self.settle();
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! A session's outbox, on its way to the driver.
+
+use super::Shard;
+use crate::driver::{Driver, Failure, Fault, Kind};
+use crate::handler::Handler;
+use crate::reason::Reason;
+use crate::session::life::{Life, Writing};
+use crate::session::wheel::Tick;
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    /// Posts what a session has to send, or what comes after its last byte.
+    pub(super) fn write(&mut self, slot: u32) {
+        let session = self.core.table.get(slot);
+        if session.writing == Writing::Sending {
+            return;
+        }
+        if !session.outbox.is_empty() {
+            return self.post_send(slot);
+        }
+        match session.life {
+            Life::Draining if !session.in_flight.has(Kind::HalfClose) => {
+                self.finish(slot, false);
+            }
+            Life::Open if session.marks.half_close && session.writing == Writing::Idle => {
+                session.writing = Writing::Shut;
+                session.in_flight.post(Kind::HalfClose);
+                let token = self.token(Kind::HalfClose, slot);
+                self.driver.half_close(token);
+            }
+            _ => {}
+        }
+    }
+
+    fn post_send(&mut self, slot: u32) {
+        let session = self.core.table.get(slot);
+        let count = session.outbox.spans(&self.core.links, &mut self.spans);
+        session.writing = Writing::Sending;
+        session.in_flight.post(Kind::Send);
+        let at_once = !session.marks.blocked;
+        let token = self.token(Kind::Send, slot);
+        self.driver.send(token, &self.spans[..count], at_once);
+    }
+
+    /// A send completed.
+    pub(super) fn sent(&mut self, slot: u32, result: Result<u32, Failure>) {
+        let session = self.core.table.get(slot);
+        if session.writing == Writing::Sending {
+            session.writing = Writing::Idle;
+        }
+        if !session.is_alive() {
+            return self.release_if_over(slot);
+        }
+        match result {
+            Ok(taken) => {
+                session.outbox.consume(&mut self.core.links, &mut self.core.arena, taken);
+                session.active = Tick::at(self.core.now);
+                session.marks.blocked = !session.outbox.is_empty();
+                self.core.counters.sent_bytes.add(u64::from(taken));
+                if session.marks.blocked || session.marks.ask_for_more() {
+                    self.core.touch(slot);
+                    self.fell_below(slot);
+                }
+            }
+            // The kernel has no room: the next send waits for some.
+            Err(Failure { fault: Fault::WouldBlock, .. }) => {
+                session.marks.blocked = true;
+                self.core.touch(slot);
+            }
+            Err(failure) => self.fail(slot, Reason::of(failure)),
+        }
+    }
+
+    /// Tells the handler when an outbox that was over its high mark is below its low one.
+    fn fell_below(&mut self, slot: u32) {
+        let low = self.core.limits.outbox_low;
+        let session = self.core.table.get(slot);
+        if session.marks.over_high && session.outbox.len() <= low {
+            session.marks.over_high = false;
+            if session.life == Life::Open {
+                self.call(slot, H::on_writable);
+            }
+        }
+    }
+
+    /// A half-close completed. One that failed is no loss: the connection is failing, and the
+    /// receive says how.
+    pub(super) fn half_closed(&mut self, slot: u32, _result: Result<u32, Failure>) {
+        self.core.touch(slot);
+        self.release_if_over(slot);
+    }
+}

@@ -1,0 +1,132 @@
+//! What the kernel says about who used a processor, in nanoseconds, from
+//! `/proc/PID/task/TID/schedstat`: the time that a thread ran, and the time
+//! that it was ready and had to wait (Documentation/scheduler/sched-stats.rst).
+//! `/proc/stat` counts in ticks, of which a slice holds fifteen: too coarse.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+use super::{Failure, Placement};
+use crate::sys;
+
+/// Whose time is read.
+#[derive(Debug)]
+pub(super) struct Watch {
+    placement: Placement,
+    /// `ksoftirqd/N` of the CPUs in use: network work that the kernel charges
+    /// to nobody, and so not to be mistaken for another process.
+    soft: Vec<u32>,
+}
+
+/// Counters at one moment; only differences mean anything.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Reading {
+    server: Time,
+    soft: Time,
+    own: Time,
+}
+
+/// Nanoseconds.
+#[derive(Clone, Copy, Debug, Default)]
+struct Time {
+    ran: u64,
+    waited: u64,
+}
+
+/// What happened between two readings, in nanoseconds.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Spent {
+    /// By the server's threads.
+    pub(super) server: u64,
+    /// By the soft-interrupt threads of the CPUs in use.
+    pub(super) soft: u64,
+    /// By anybody else, where it was in our way.
+    pub(super) foreign: u64,
+}
+
+impl Watch {
+    /// Finds the soft-interrupt threads of the CPUs in use.
+    pub(super) fn new(
+        placement: Placement,
+        server_cpu: usize,
+        client_cpu: usize,
+    ) -> Result<Self, Failure> {
+        let names = [server_cpu, client_cpu].map(|cpu| format!("ksoftirqd/{cpu}"));
+        let mut soft = Vec::new();
+        let listing = fs::read_dir("/proc")
+            .map_err(|error| Failure::Machine(format!("cannot list /proc: {error}")))?;
+        for entry in listing.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // A process may end while we look: then it is none of these.
+            let comm = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+            if names.iter().any(|name| name == comm.trim_end()) {
+                soft.push(pid);
+            }
+        }
+        Ok(Self { placement, soft })
+    }
+
+    /// Costs some tens of microseconds.
+    pub(super) fn read(&self, server: u32) -> Result<Reading, Failure> {
+        let process = |pid| {
+            process_time(pid).map_err(|error| {
+                Failure::Machine(format!(
+                    "cannot read /proc/{pid}/task/*/schedstat: {error}; the process has ended, or \
+                     the kernel was built without CONFIG_SCHED_INFO"
+                ))
+            })
+        };
+        let mut soft = Time::default();
+        for pid in &self.soft {
+            soft.ran += process(*pid)?.ran;
+        }
+        let own = thread_time(&format!("/proc/self/task/{}/schedstat", sys::thread_id()))
+            .map_err(|error| Failure::Machine(format!("cannot read our own time: {error}")))?;
+        Ok(Reading { server: process(server)?, soft, own })
+    }
+
+    /// What happened between two readings that enclose a slice which took `elapsed`.
+    ///
+    /// On one core, one of generator and server always has something to do, so
+    /// that what neither of them nor the soft interrupts used went to others.
+    /// On two cores the spinning generator shows who took its CPU, and the
+    /// server, alone on its own, how long others made it wait.
+    pub(super) fn spent(&self, before: Reading, after: Reading, elapsed: Duration) -> Spent {
+        let server = after.server.ran - before.server.ran;
+        let soft = after.soft.ran - before.soft.ran;
+        let own = after.own.ran - before.own.ran;
+        let elapsed = elapsed.as_nanos() as u64;
+        let foreign = match self.placement {
+            Placement::OneCore => elapsed.saturating_sub(server + own + soft),
+            Placement::TwoCores => {
+                let waited = after.server.waited - before.server.waited;
+                (elapsed.saturating_sub(own) + waited).saturating_sub(soft)
+            }
+        };
+        Spent { server, soft, foreign }
+    }
+}
+
+/// The time of all threads of a process. A thread that ends takes its time
+/// with it; servers that are compared here start none while loaded.
+fn process_time(pid: u32) -> io::Result<Time> {
+    let mut sum = Time::default();
+    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let time = thread_time(&thread?.path().join("schedstat").to_string_lossy())?;
+        sum.ran += time.ran;
+        sum.waited += time.waited;
+    }
+    Ok(sum)
+}
+
+fn thread_time(path: &str) -> io::Result<Time> {
+    let text = fs::read_to_string(path)?;
+    let mut numbers = text.split_ascii_whitespace().map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(ran)), Some(Ok(waited))) => Ok(Time { ran, waited }),
+        _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}

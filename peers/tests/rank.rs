@@ -1,0 +1,125 @@
+//! The runner, on small rankings: what matters here is that it runs, counts
+//! and prints, not what the figures are.
+
+use std::process::{Command, Output};
+
+/// Runs the runner with slices of 20 ms; none is dropped because others run,
+/// since tests run beside each other.
+fn rank(flags: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_rank"))
+        .args(["--sweeps", "2", "--slice", "20", "--connections", "5", "--foreign", "1000"])
+        .args(flags)
+        .output()
+        .expect("the runner was built with this test")
+}
+
+fn stdout(output: &Output) -> String {
+    let errors = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{}: {errors}", output.status);
+    String::from_utf8(output.stdout.clone()).expect("text")
+}
+
+/// The rows of a table by their columns; checks that its heads are there.
+fn rows(table: &str) -> Vec<Vec<&str>> {
+    let mut lines = table.lines();
+    assert!(lines.next().is_some_and(|line| line.starts_with("# 5 connections")), "{table}");
+    assert!(lines.next().is_some_and(|line| line.starts_with("server ")), "{table}");
+    lines.map(|line| line.split_whitespace().collect()).collect()
+}
+
+fn peers() -> Vec<&'static str> {
+    if io_uring::IoUring::new(2).is_ok() {
+        return vec!["epoll", "ring", "tokio"];
+    }
+    println!("peer-ring skipped: this machine has no io_uring for us");
+    vec!["epoll", "tokio"]
+}
+
+fn ranks(flags: &[&str]) {
+    let peers = peers();
+    let mut all: Vec<&str> = peers.iter().flat_map(|name| ["--server", name]).collect();
+    all.extend(flags);
+    let output = rank(&all);
+    let table = stdout(&output);
+    let rows = rows(&table);
+    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), peers, "{table}");
+    for row in &rows {
+        assert_eq!(row.len(), 9, "{table}");
+        let count = |at: usize| row[at].parse::<u32>().expect("a count");
+        assert!(count(7) <= 2 && count(7) + count(8) >= 2, "{table}");
+        // On a busy machine a slice this short may have to be dropped.
+        if row[1] != "-" {
+            assert!(row[1].parse::<f64>().expect("a cost") > 0.0, "{table}");
+            assert!(row[5].parse::<f64>().expect("a rate") > 0.0, "{table}");
+        }
+        if row[2] != "-" {
+            let ratio = |at: usize| row[at].parse::<f64>().expect("a ratio");
+            assert!(0.0 < ratio(3) && ratio(3) <= ratio(2) && ratio(2) <= ratio(4), "{table}");
+        }
+    }
+    assert!(["1.000", "-"].contains(&rows[0][2]), "{table}");
+}
+
+#[test]
+fn ranks_the_peers_on_one_core() {
+    ranks(&[]);
+}
+
+#[test]
+fn ranks_large_messages_in_depth() {
+    ranks(&["--size", "50000", "--depth", "16"]);
+}
+
+#[test]
+fn ranks_on_two_cores() {
+    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
+        println!("skipped: one CPU");
+        return;
+    }
+    ranks(&["--placement", "two-cores"]);
+}
+
+#[test]
+fn ranks_churn_whoever_closes() {
+    for closes in ["reset", "client", "server"] {
+        ranks(&["--churn", closes]);
+    }
+}
+
+#[test]
+fn takes_any_command_and_writes_json() {
+    let file = std::env::temp_dir().join(format!("rank-test-{}.json", std::process::id()));
+    let path = file.to_str().expect("a plain temporary folder");
+    // A program beside the runner, given its address by substitution.
+    let other = "mine=peer-epoll --listen {listen}";
+    let output = rank(&["--server", "epoll", "--server", other, "--json", path]);
+    let table = stdout(&output);
+    assert_eq!(rows(&table)[1][0], "mine");
+    let text = std::fs::read_to_string(&file).expect("written");
+    std::fs::remove_file(&file).expect("ours");
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(json["servers"][1]["name"], "mine");
+    assert!(json["servers"][1]["slices"].as_array().is_some_and(|slices| slices.len() >= 2));
+}
+
+#[test]
+fn says_what_is_wrong() {
+    for (flags, code, words) in [
+        (&["--server", "tokio"][..], 2, "baseline"),
+        (&["--server", "nginx"][..], 2, "no built-in peer"),
+        (&["--server", "epoll", "--server", "epoll"][..], 2, "same name"),
+        (&["--server", "epoll=/does/not/exist"][..], 4, "cannot start"),
+        (&["--server", "epoll=false"][..], 4, "ended at once"),
+        (&["--server", "epoll", "--connections", "1000000"][..], 3, "descriptors"),
+    ] {
+        let mut all = vec!["--sweeps", "1", "--slice", "1"];
+        all.extend(flags);
+        let output = Command::new(env!("CARGO_BIN_EXE_rank"))
+            .args(&all)
+            .output()
+            .expect("the runner was built with this test");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{flags:?}: {errors}");
+        assert!(errors.contains(words), "{flags:?}: {errors}");
+    }
+}
