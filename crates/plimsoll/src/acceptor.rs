@@ -105,8 +105,8 @@ impl Acceptor {
             // once would be a hot loop.
             _ => {
                 let first = self.paused_until.is_none();
-                self.paused_until = Some(now.after(self.pause));
                 if first {
+                    self.paused_until = Some(now.after(self.pause));
                     self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                 }
                 first

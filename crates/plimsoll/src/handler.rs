@@ -211,9 +211,9 @@ impl<S> ShardContext<'_, S> {
         self.core.now
     }
 
-    /// Slots in use.
+    /// Sessions of this shard: open ones, and those that are being closed.
     pub fn sessions(&self) -> u32 {
-        self.core.table.used()
+        self.core.open
     }
 
     /// A session of this shard; `None` where it has gone, or is another shard's.

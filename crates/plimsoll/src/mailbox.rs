@@ -4,7 +4,8 @@
 
 use std::any::Any;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
@@ -58,8 +59,44 @@ pub(crate) struct Handed<S> {
     pub peer: SocketAddr,
 }
 
-/// Connections on their way to one shard. As long as there are permits: it cannot be full.
-pub(crate) type HandOver<S> = ArrayQueue<Handed<S>>;
+/// Connections on their way to one shard: as many as there are permits, at most.
+///
+/// A lock, since this is the way of a connection and not of a message; and a list that is swapped
+/// out whole, so that only as much memory is touched as were ever on their way at once.
+pub(crate) struct HandOver<S> {
+    list: Mutex<Vec<Handed<S>>>,
+    /// Whether there is any: looked at once a turn, without the lock.
+    any: AtomicBool,
+}
+
+impl<S> HandOver<S> {
+    /// Room for `most`: none is allocated later.
+    pub(crate) fn new(most: usize) -> Self {
+        Self { list: Mutex::new(Vec::with_capacity(most)), any: AtomicBool::new(false) }
+    }
+
+    /// Puts one behind the others.
+    pub(crate) fn push(&self, handed: Handed<S>) {
+        let mut list = self.list();
+        list.push(handed);
+        self.any.store(true, Ordering::Release);
+    }
+
+    /// Takes all, in their order, and leaves `empty` in their place.
+    pub(crate) fn take(&self, empty: &mut Vec<Handed<S>>) {
+        debug_assert!(empty.is_empty(), "what is in it would be taken again");
+        if self.any.load(Ordering::Acquire) {
+            let mut list = self.list();
+            self.any.store(false, Ordering::Release);
+            std::mem::swap(&mut *list, empty);
+        }
+    }
+
+    fn list(&self) -> MutexGuard<'_, Vec<Handed<S>>> {
+        // Nothing between lock and unlock can panic half-way.
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// A mailbox was full: the message was not taken. Send less, or later.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

@@ -68,7 +68,7 @@ counters! {
     connected,
     /// Accepts that failed (the client had gone, or the system was short of something).
     accept_errors,
-    /// Slots in use now.
+    /// Sessions now: open ones, and those that are being closed.
     sessions,
     /// Times that bytes were shown to a handler.
     received_messages,

@@ -8,14 +8,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crossbeam_queue::ArrayQueue;
-
 use crate::acceptor::ledger::Ledger;
 use crate::budget::Limits;
 use crate::buffer::{Arena, Memory};
 use crate::driver::{Driver, Nanos};
 use crate::handler::Handler;
-use crate::mailbox::{Mail, Mailbox, Remote};
+use crate::mailbox::{HandOver, Mail, Mailbox, Remote};
 use crate::metrics::{AllCounters, Counters, Metrics};
 use crate::reason::Reason;
 use crate::shard::{Link, Parts, Profile, Shard, stream_blocks};
@@ -215,7 +213,7 @@ impl Builder {
             .into_iter()
             .map(|waker| Link {
                 mailbox: Arc::new(Mailbox::new(waker)),
-                handed: ArrayQueue::new(plan.slots as usize + 1),
+                handed: HandOver::new(plan.slots as usize),
             })
             .collect();
         let counters: Arc<[Arc<Counters>]> = seats.iter().map(|_| Arc::default()).collect();

@@ -21,7 +21,7 @@ use crate::budget::Limits;
 use crate::buffer::{Arena, Memory, Span};
 use crate::driver::{Completion, Driver, Kind, MAX_SPANS, Nanos, Token};
 use crate::handler::{Context, Handler, ShardContext};
-use crate::mailbox::{HandOver, Mail, Mailbox};
+use crate::mailbox::{HandOver, Handed, Mail, Mailbox};
 use crate::metrics::Counters;
 use crate::reason::Reason;
 use crate::session::chain::Links;
@@ -84,6 +84,8 @@ pub(crate) struct Shard<D: Driver, H: Handler> {
     ledger: Arc<Ledger>,
     acceptor: Option<Acceptor>,
     completions: Vec<Completion>,
+    /// Connections handed over by the acceptor: emptied in each turn.
+    arrived: Vec<Handed<D::Socket>>,
     due: Vec<u32>,
     spans: [Span; MAX_SPANS],
     /// Blocks lent to streams, now and at most.
@@ -118,6 +120,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             ledger: parts.ledger,
             acceptor: parts.accepts.then(Acceptor::new),
             completions: Vec::with_capacity(BATCH),
+            arrived: Vec::with_capacity(parts.slots as usize),
             due: Vec::with_capacity(TIMERS_PER_TURN),
             spans: [Span { block: 0, start: 0, len: 0 }; MAX_SPANS],
             provided: 0,
@@ -130,6 +133,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 shard: parts.number,
                 now,
                 table: Table::new(parts.slots),
+                open: 0,
                 arena: parts.arena,
                 links,
                 wheel: Wheel::new(now),
@@ -324,19 +328,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn call<R>(
         &mut self,
         slot: u32,
-        call: impl FnOnce(&mut H, &mut Context<'_, H::State>) -> R,
+        callback: impl FnOnce(&mut H, &mut Context<'_, H::State>) -> R,
     ) -> Option<R> {
-        let handler = &mut self.handler;
-        let mut cx = Context { core: &mut self.core, slot };
-        // The handler may be left half-way through a change: its own affair, as with a poisoned
-        // lock that is used on. The core's own invariants hold between any two of its methods.
-        let result = catch_unwind(AssertUnwindSafe(|| call(handler, &mut cx)));
-        result
-            .map_err(|_| {
-                self.core.table.get(slot).end(Reason::Panicked);
-                self.core.abort(slot);
-            })
-            .ok()
+        call(&mut self.handler, &mut self.core, slot, callback)
     }
 
     /// Calls the handler for the shard; a panic costs nothing but a log line.
@@ -356,10 +350,29 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn count(&mut self) {
         let counters = &self.core.counters;
         counters.turns.add(1);
-        counters.sessions.set(u64::from(self.core.table.used()));
+        counters.sessions.set(u64::from(self.core.open));
         counters.blocks.set(self.core.arena.outstanding() as u64);
         counters.blocks_high_water.set(self.core.arena.high_water() as u64);
     }
+}
+
+/// Calls a handler for a session; a panic costs the session.
+fn call<H: Handler, R>(
+    handler: &mut H,
+    core: &mut Core<H::State>,
+    slot: u32,
+    callback: impl FnOnce(&mut H, &mut Context<'_, H::State>) -> R,
+) -> Option<R> {
+    let mut cx = Context { core, slot };
+    // The handler may be left half-way through a change: its own affair, as with a poisoned
+    // lock that is used on. The core's own invariants hold between any two of its methods.
+    let result = catch_unwind(AssertUnwindSafe(|| callback(handler, &mut cx)));
+    result
+        .map_err(|_| {
+            core.table.get(slot).end(Reason::Panicked);
+            core.abort(slot);
+        })
+        .ok()
 }
 
 /// How many blocks of an arena are lent to streams: never more than half, the rest is for

@@ -1,7 +1,7 @@
 //! A driver on `io_uring`, from Linux 6.1 on.
 //!
 //! One ring a shard, `DEFER_TASKRUN`: the kernel's work for our operations runs when we enter,
-//! and a turn is one `io_uring_enter(2)` that submits, runs up to 256 pieces of work and waits.
+//! and a turn is one `io_uring_enter(2)` that submits, runs 20 pieces of work and waits.
 //!
 //! Connections live in the ring's own table, where a slot's number is its *direct descriptor*; they
 //! are no descriptors of the process. Where that does not work (the table is bounded by

@@ -50,6 +50,8 @@ pub(crate) struct Core<S> {
     pub shard: u32,
     pub now: Nanos,
     pub table: Table<S>,
+    /// Sessions whose handler knows them, and that have not ended altogether.
+    pub open: u32,
     pub arena: Arena,
     pub links: Links,
     pub wheel: Wheel,

@@ -82,11 +82,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             unreachable!("an accept into a socket brings one")
         };
         let link = &self.links[target as usize];
-        // It has room for every permit, so this cannot fail; if it did, dropping the socket
-        // closes the connection and the permit is given back.
-        if link.handed.push(Handed { socket, peer: accepted.peer }).is_err() {
-            self.ledger.release(target);
-        }
+        link.handed.push(Handed { socket, peer: accepted.peer });
         link.mailbox.ring();
     }
 
@@ -102,14 +98,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// Takes in the connections that the acceptor has handed to this shard.
     pub(super) fn adopt_handed(&mut self) {
-        let links = self.links.clone();
-        while let Some(handed) = links[self.core.shard as usize].handed.pop() {
+        let mut arrived = std::mem::take(&mut self.arrived);
+        self.links[self.core.shard as usize].handed.take(&mut arrived);
+        for handed in arrived.drain(..) {
             let adopted = !self.core.draining && self.adopt(handed);
             if !adopted {
                 self.ledger.release(self.core.shard);
             }
             self.settle();
         }
+        self.arrived = arrived;
     }
 
     fn adopt(&mut self, handed: Handed<D::Socket>) -> bool {
@@ -166,6 +164,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         session.peer = peer;
         session.active = tick;
         session.marks.known = true;
+        self.core.open += 1;
+        let session = self.core.table.get(slot);
         if !session.marks.outgoing {
             self.core.counters.accepted.add(1);
         }

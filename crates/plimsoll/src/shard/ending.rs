@@ -62,6 +62,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         session.inbox.clear(&mut self.core.links, &mut self.core.arena);
         session.outbox.clear(&mut self.core.links, &mut self.core.arena);
         let outgoing = session.marks.outgoing;
+        self.core.open -= u32::from(session.marks.known);
         if session.marks.touched {
             self.core.touched.retain(|touched| *touched != slot);
         }

@@ -1,9 +1,9 @@
 //! Bytes from the driver, on their way to the handler.
 
-use super::{Profile, Shard};
+use super::{Profile, Shard, call};
 use crate::buffer::Lease;
 use crate::driver::{Completion, Driver, Failure, Fault, Kind};
-use crate::handler::Handler;
+use crate::handler::{Context, Handler};
 use crate::reason::Reason;
 use crate::session::core::Shown;
 use crate::session::life::{Life, Reading};
@@ -236,9 +236,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn show(&mut self, slot: u32, lease: &Lease, start: u32, end: u32) -> u32 {
         self.core.counters.received_messages.add(1);
         self.core.shown = Some(Shown { slot, block: lease.block(), sent: None });
-        let memory = self.memory.clone();
-        let bytes = &lease.bytes(&memory)[start as usize..end as usize];
-        let consumed = self.call(slot, |handler, cx| handler.on_receive(cx, bytes)).unwrap_or(0);
+        let bytes = &lease.bytes(&self.memory)[start as usize..end as usize];
+        let callback =
+            |handler: &mut H, cx: &mut Context<'_, H::State>| handler.on_receive(cx, bytes);
+        let consumed = call(&mut self.handler, &mut self.core, slot, callback).unwrap_or(0);
         consumed.min(bytes.len()) as u32
     }
 

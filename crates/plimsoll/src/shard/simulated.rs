@@ -9,11 +9,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossbeam_queue::ArrayQueue;
-
 use super::*;
 use crate::driver::sim::{SimDriver, SimHoldings, SimKernel, SimOptions, SimPeer, SimRead};
-use crate::mailbox::Mail;
+use crate::mailbox::{HandOver, Mail};
 
 const SLOTS: u32 = 6;
 const LIMIT: u32 = 8;
@@ -149,7 +147,7 @@ impl Ship {
             .iter()
             .map(|driver| Link {
                 mailbox: Arc::new(Mailbox::new(driver.waker())),
-                handed: ArrayQueue::new(SLOTS as usize + 1),
+                handed: HandOver::new(SLOTS as usize),
             })
             .collect();
         let ledger = Arc::new(Ledger::new(LIMIT, SHARDS, drivers[0].waker()));

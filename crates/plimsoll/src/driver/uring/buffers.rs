@@ -16,9 +16,9 @@ pub(super) const GROUP: u16 = 0;
 /// The most entries a ring of buffers can have (`io_uring/kbuf.c`).
 pub(super) const MOST: u32 = 1 << 15;
 
-/// Blocks that the kernel is shown at least, if there are so many: one for each piece of work that
-/// an enter runs.
-const SHOWN_LEAST: u32 = super::ring::BATCH;
+/// Blocks that the kernel is shown at least, if there are so many: three for each piece of work
+/// that an enter runs.
+const SHOWN_LEAST: u32 = 3 * super::ring::BATCH;
 
 /// Blocks given to streams. Some are shown to the kernel, which takes them first in, first out;
 /// the others lie on a stack. Showing no more than are likely to be needed keeps
