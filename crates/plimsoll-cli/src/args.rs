@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use plimsoll_lab::assertion::Assertion;
-use plimsoll_lab::worker::{Exchange, Payload, ReplyEnd};
+use plimsoll_lab::exchange::{Exchange, Payload, ReplyEnd};
 use plimsoll_lab::{Error, Result, units};
 
 use crate::commands;

@@ -1,38 +1,11 @@
 //! The command as its users meet it: exit codes, messages, and what is on stdout.
 
-use std::io::{BufRead as _, BufReader};
+mod common;
+
 use std::net::TcpListener;
-use std::process::{Child, Command, Output, Stdio};
 
-use assert_cmd::cargo::CommandCargoExt as _;
+use common::{Serve, plimsoll, refused, text};
 use serde_json::Value;
-
-/// Runs `plimsoll` with these arguments.
-fn plimsoll(arguments: &[&str]) -> Output {
-    command(arguments).output().expect("the command starts")
-}
-
-fn command(arguments: &[&str]) -> Command {
-    let mut command = Command::cargo_bin("plimsoll").expect("the command is built");
-    command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::null());
-    command
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// It must end with this code, say each of `words` on stderr, and nothing on stdout.
-#[track_caller]
-fn refused(arguments: &[&str], code: i32, words: &[&str]) {
-    let output = plimsoll(arguments);
-    let message = text(&output.stderr);
-    assert_eq!(output.status.code(), Some(code), "{arguments:?}: {message}");
-    assert_eq!(text(&output.stdout), "", "{arguments:?}: stdout is for results only");
-    for word in words {
-        assert!(message.contains(word), "{arguments:?}: no `{word}` in: {message}");
-    }
-}
 
 #[test]
 fn wrong_usage_is_refused_with_code_2() {
@@ -205,30 +178,11 @@ fn completions_name_the_commands() {
     assert!(script.contains("capacity") && script.contains("--stop-before"));
 }
 
-/// A server that is ended with the test.
-struct Server(Child);
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
 #[test]
-fn a_server_says_where_it_listens_and_a_taken_port_is_refused_with_code_3() {
-    let mut child = command(&["serve", "--listen", "127.0.0.1:0", "--shards", "1"])
-        .stdout(Stdio::piped())
-        .stderr(Stdio::inherit())
-        .spawn()
-        .expect("the server starts");
-    let stdout = child.stdout.take().expect("stdout is a pipe");
-    let _server = Server(child);
-    let mut line = String::new();
-    BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
-    let address = line.strip_prefix("listening ").expect("`listening ADDRESS`").trim();
-    refused(&["serve", "--listen", address], 3, &[address, "in use", "cure"]);
+fn a_server_has_no_result() {
+    let server = Serve::start(&["--shards", "1"]);
+    let address = server.address.to_string();
+    refused(&["serve", "--listen", &address], 3, &[&address, "in use", "cure"]);
     refused(&["serve", "--listen", "nowhere"], 2, &["nowhere", "cure"]);
     refused(&["serve", "--json"], 2, &["no result", "cure"]);
 }

@@ -352,6 +352,9 @@ fn depth(lab: &Lab, options: &Options, limits: &Limits, result: &mut Accept) -> 
         Some(needed) if needed <= somaxconn && !lab.is_interrupted() => {
             lab.progress.step(0, None, &format!("accept: again, with a backlog of {needed}"));
             let again = paced::run(lab, options, needed as u32)?;
+            if lab.is_interrupted() {
+                return Ok(());
+            }
             result.verified = again.overflows.map(|overflows| overflows == 0);
             result.reasoning.push(format!(
                 "Again, with a backlog of {needed}: deepest queue {}, overflows {}, longest stall {}.",

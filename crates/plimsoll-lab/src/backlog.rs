@@ -23,6 +23,7 @@
 mod fill;
 mod verdict;
 
+use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::time::{Duration, Instant};
 
@@ -35,7 +36,7 @@ use crate::evidence::{self, Baseline};
 use crate::results::{Backlog, BacklogRun};
 use crate::source::{AddressRange, SourcePool};
 use crate::worker::{Keep, Request, Workers};
-use crate::{Error, Lab, Result};
+use crate::{Error, Lab, Result, units};
 use fill::Fill;
 
 /// What to do.
@@ -99,6 +100,33 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Backlog, bool)> {
         }
     }
     Ok((result, false))
+}
+
+/// The result for a person: one row per run, and what ended each.
+pub fn render_text(result: &Backlog) -> String {
+    let known = |value: Option<u64>| value.map_or("?".to_owned(), units::count);
+    let mut out = format!(
+        "{:>12} {:>10} {:>10}  {:<13} {:>12} {:>14}\n",
+        "asked", "granted", "queued", "stopped by", "connects/s", "kernel each"
+    );
+    for run in &result.runs {
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            out,
+            "{:>12} {:>10} {:>10}  {:<13} {:>12} {:>14}",
+            run.requested.map_or("default".to_owned(), |asked| asked.to_string()),
+            known(run.granted),
+            known(run.queued),
+            run.stopped_by.name(),
+            units::number(run.connects_per_second),
+            run.kernel_bytes_per_queued.map_or("?".to_owned(), units::bytes),
+        );
+    }
+    for run in &result.runs {
+        let asked = run.requested.map_or("default".to_owned(), |asked| asked.to_string());
+        let _ = writeln!(out, "\n{asked}: {}", run.evidence);
+    }
+    out
 }
 
 /// The backlogs that show the default, small ones, the usual constant, and the cap.

@@ -18,14 +18,15 @@ mod ramp;
 mod server;
 mod verdict;
 
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::embedded::{self, Embedded};
-use crate::results::Capacity;
+use crate::exchange::Exchange;
+use crate::results::{Capacity, Side};
 use crate::source::AddressRange;
-use crate::worker::Exchange;
-use crate::{Lab, Result};
+use crate::{Lab, Result, units};
 use ramp::Ramp;
 use server::Server;
 
@@ -106,4 +107,49 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Capacity, bool)> {
     let result = ramp.run()?;
     server.end();
     Ok(result)
+}
+
+/// The result for a person.
+pub fn render_text(result: &Capacity) -> String {
+    let mut out = String::new();
+    let asked = result.asked.map_or("as many as possible".to_owned(), units::count);
+    let alive = if result.probed { "answered at the end" } else { "not closed at the end" };
+    // Writing to a String cannot fail.
+    for (value, what) in [
+        (asked, "asked"),
+        (units::count(result.attempted), "attempted"),
+        (units::count(result.established), "established"),
+        (units::count(result.alive), alive),
+    ] {
+        let _ = writeln!(out, "  {value:>19}  {what}");
+    }
+    let side = match result.stopped_side {
+        Side::Client => "the clients' side",
+        Side::Server => "the server's side",
+        Side::Both => "both sides",
+    };
+    let _ = writeln!(out, "stopped by {} on {side}: {}", result.stopped_by.name(), result.evidence);
+    if let Some(proof) = &result.counter_proof {
+        let _ = writeln!(out, "counter-proof: {proof}");
+    }
+    let bytes = |value: Option<f64>| value.map_or("unknown".to_owned(), units::bytes);
+    let _ = writeln!(
+        out,
+        "per connection: {} in the server itself, {} in the kernel (one end)",
+        bytes(result.user_bytes_per_connection),
+        bytes(result.kernel_bytes_per_connection)
+    );
+    for object in &result.kernel_objects {
+        let _ = writeln!(
+            out,
+            "  {:>6} × {:>9}  {}",
+            units::number(object.per_connection),
+            units::bytes(object.object_bytes as f64),
+            object.name
+        );
+    }
+    for (name, count) in &result.errors {
+        let _ = writeln!(out, "error: {name} × {}", units::count(*count));
+    }
+    out
 }

@@ -77,7 +77,7 @@ pub enum Closes {
 pub struct Options {
     /// An echo server; `None` for the lab's own small one.
     pub target: Option<SocketAddr>,
-    /// The target's process, for its CPU time.
+    /// The target's process, for its CPU time; its children's is counted with it.
     pub server_pid: Option<u32>,
     /// The target closes each connection after it has echoed `size` bytes. Then the variants in
     /// which the server closes first run against it, and the others do not run.
@@ -341,7 +341,7 @@ fn take_turn(
 ) -> Result<()> {
     let cpu = || match (runner.own, options.server_pid) {
         (true, _) => server.cpu_time(),
-        (false, Some(pid)) => plimsoll_kernel::process::cpu_time(pid).ok(),
+        (false, Some(pid)) => crate::family::cpu_time(pid),
         (false, None) => None,
     };
     runner.watch.begin()?;

@@ -39,6 +39,14 @@ pub enum Error {
         /// How to get it.
         cure: String,
     },
+    /// Somebody asked it to stop before there was anything to report. Exit code 130.
+    #[error("{cause}\n  cure: {cure}")]
+    Interrupted {
+        /// What was not done yet.
+        cause: String,
+        /// How to do without it.
+        cure: String,
+    },
 }
 
 impl Error {
@@ -62,13 +70,19 @@ impl Error {
         Self::Incomplete { cause: cause.into(), cure: cure.into() }
     }
 
-    /// The process exit code for this error: 2, 3, 4 or 5.
+    /// An [`Error::Interrupted`].
+    pub fn interrupted(cause: impl Into<String>, cure: impl Into<String>) -> Self {
+        Self::Interrupted { cause: cause.into(), cure: cure.into() }
+    }
+
+    /// The process exit code for this error: 2, 3, 4, 5 or 130.
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Usage { .. } => 2,
             Self::Machine { .. } => 3,
             Self::Target { .. } => 4,
             Self::Incomplete { .. } => 5,
+            Self::Interrupted { .. } => 130,
         }
     }
 }

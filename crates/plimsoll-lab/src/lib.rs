@@ -16,6 +16,7 @@ pub mod doctor;
 pub mod document;
 pub mod embedded;
 pub mod evidence;
+pub mod exchange;
 pub mod explain;
 pub mod load;
 pub mod plan;
@@ -29,6 +30,7 @@ pub mod worker;
 
 mod errno;
 mod error;
+mod family;
 mod lab;
 mod sys;
 

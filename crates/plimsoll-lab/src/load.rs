@@ -19,11 +19,12 @@ use std::time::{Duration, Instant};
 
 use plimsoll::{Limits, Profile, Server};
 
-pub use conversation::{Exchange, ReplyEnd};
-
+use crate::exchange::Exchange;
 use crate::load::client::{Client, Shared};
 use crate::results::Load;
-use crate::{Error, Lab, Result};
+use crate::{Error, Lab, Result, units};
+
+pub use report::render_text;
 
 /// How messages are paced.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -45,7 +46,7 @@ pub enum Pace {
 pub struct Options {
     /// The server.
     pub target: SocketAddr,
-    /// Its process, for its processor time.
+    /// Its process, for its processor time; its children's is counted with it.
     pub server_pid: Option<u32>,
     /// Connections.
     pub connections: u32,
@@ -57,7 +58,7 @@ pub struct Options {
     pub duration: Duration,
     /// Most time for connecting, and for one reply.
     pub timeout: Duration,
-    /// Any request and reply, instead of an echo.
+    /// Any request and reply, instead of an echo of `size` bytes.
     pub exchange: Option<Exchange>,
     /// The client never sleeps: it does not make the server pay for waking it.
     pub spin: bool,
@@ -133,7 +134,10 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Load, bool)> {
     let partial = watch(lab, options, &shared, &running);
     let _ = running.drain(Duration::ZERO);
     let outcome = shared.take().ok_or_else(|| {
-        Error::machine("the load's client ended early", "see the log (--verbose) for its reason")
+        Error::machine(
+            "the load's client ended early or stood still",
+            "see the log (--verbose) for its reason",
+        )
     })?;
     let load = report::load(options, &outcome);
     blame_the_target(options, &load, partial)?;
@@ -168,26 +172,33 @@ fn start_client(options: &Options, shared: Arc<Shared>) -> Result<plimsoll::Runn
 /// Waits until the client is done. Returns whether it was interrupted.
 fn watch(lab: &Lab, options: &Options, shared: &Shared, running: &plimsoll::Running) -> bool {
     let total = options.duration.as_secs_f64();
+    // The client keeps time itself. This ends one that stands still: nothing is waited for longer
+    // than the measured time, and the timeout before and after it.
     let longest = options.timeout * 3 + options.duration + Duration::from_secs(5);
-    let begun = Instant::now();
-    let mut asked_to_stop = false;
-    while !shared.is_done() && !running.has_ended() {
+    let mut moved = (Instant::now(), 0);
+    let mut interrupted = false;
+    while !shared.is_done() && !running.has_ended() && moved.0.elapsed() <= longest {
         shared.wait(Duration::from_millis(50));
         let progress = shared.progress();
+        if progress.established != moved.1 {
+            moved = (Instant::now(), progress.established);
+        }
         lab.progress.step(
             (progress.seconds * 1000.0) as u64,
             Some((total * 1000.0) as u64),
             &format!(
                 "{} of {} connections, {} messages",
-                progress.established, options.connections, progress.messages
+                units::count(progress.established),
+                units::count(options.connections.into()),
+                units::count(progress.messages)
             ),
         );
-        if !asked_to_stop && (lab.is_interrupted() || begun.elapsed() > longest) {
-            asked_to_stop = true;
+        if !interrupted && lab.is_interrupted() {
+            interrupted = true;
             shared.stop();
         }
     }
-    asked_to_stop
+    interrupted
 }
 
 /// A target that did nothing at all is an error, not a result.
@@ -200,16 +211,17 @@ fn blame_the_target(options: &Options, load: &Load, partial: bool) -> Result<()>
             .collect::<Vec<_>>()
             .join(", ")
     };
-    if load.established == 0 {
+    if partial || load.messages > 0 || load.corrupt > 0 {
+        return Ok(());
+    }
+    let closes = load.errors.keys().any(|name| name.starts_with("peer_") || name == "failed");
+    if load.established == 0 && !closes {
         return Err(Error::target(
             format!("{target} cannot be reached: {}", errors(&load.errors)),
             "start the server, or check address and port (ss -ltn lists what listens)",
         ));
     }
-    if load.messages > 0 || load.corrupt > 0 || partial {
-        return Ok(());
-    }
-    if load.errors.keys().any(|name| name.starts_with("peer_") || name == "failed") {
+    if closes {
         return Err(Error::target(
             format!("{target} accepts and then closes: {}", errors(&load.errors)),
             "it may be at its own limit, or expect other bytes: see --send and --expect",

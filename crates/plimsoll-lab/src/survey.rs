@@ -5,19 +5,21 @@
 //! [`Options::full`] there is no bound on connections, and measurements are longer. An experiment
 //! that cannot run here is named with its reason in [`Survey::skipped`]; the others still run.
 
+mod knock;
 mod summary;
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::capacity::Target;
 use crate::doctor::{self, Facts};
 use crate::embedded::{self, Embedded};
+use crate::evidence::LEAST_FOR_COST;
+use crate::exchange::Exchange;
 use crate::plan::{self, Costs};
 use crate::results::{Capacity, Load, Survey};
 use crate::source::AddressRange;
-use crate::worker::{Exchange, Payload, ReplyEnd};
 use crate::{Error, Lab, Progress, Result, accept, backlog, capacity, churn, load, units};
 
 pub use summary::render_text;
@@ -70,11 +72,11 @@ const LOAD_PER_SOURCE: u64 = 20_000;
 ///
 /// # Errors
 ///
-/// [`Error::Target`] when a target does not take a single connection. What stands in the way of one
+/// [`Error::Target`] when a target is not there, closes at once or does not answer one request. What stands in the way of one
 /// experiment is no error: see [`Survey::skipped`].
 pub fn run(lab: &Lab, options: &Options) -> Result<(Survey, bool)> {
     if let Some(target) = options.target {
-        reach(target, options.timeout)?;
+        knock::knock(target, options.exchange.as_ref(), options.timeout)?;
     }
     let mut run = Run { lab, options, survey: Survey::default(), partial: false };
     run.survey.target = options.target.map_or("embedded".to_owned(), |target| target.to_string());
@@ -99,7 +101,7 @@ pub fn is_whole(survey: &Survey) -> bool {
 /// # Errors
 ///
 /// Those of `capacity` and `accept`; [`Error::Machine`] where the kernel's figures cannot be read,
-/// [`Error::Incomplete`] when it was interrupted.
+/// [`Error::Interrupted`].
 pub fn measure_costs(lab: &Lab, accepting: bool) -> Result<Costs> {
     let target = Target::Embedded(embedded::Options::default());
     let asked =
@@ -111,7 +113,7 @@ pub fn measure_costs(lab: &Lab, accepting: bool) -> Result<Costs> {
         None
     };
     if lab.is_interrupted() {
-        return Err(Error::incomplete(
+        return Err(Error::interrupted(
             "interrupted before the costs were measured",
             "let it run, or take them from a file with --from",
         ));
@@ -129,10 +131,18 @@ fn costs(held: &Capacity) -> Result<Costs> {
     let missing = |what: &str, cure: &str| {
         Error::machine(format!("{what} per connection could not be measured"), cure)
     };
+    if held.established <= LEAST_FOR_COST {
+        let few = format!("the memory of {} connections", units::count(held.established));
+        let cure = format!("hold more than {}", units::count(LEAST_FOR_COST));
+        return Err(Error::machine(format!("{few} is lost among that of others"), cure));
+    }
     Ok(Costs {
-        kernel_bytes_per_connection: held
-            .kernel_bytes_per_connection
-            .ok_or_else(|| missing("kernel memory", "run it as root: /proc/slabinfo is root's"))?,
+        kernel_bytes_per_connection: held.kernel_bytes_per_connection.ok_or_else(|| {
+            missing(
+                "kernel memory",
+                "run it as root (/proc/slabinfo is root's), on the server's machine",
+            )
+        })?,
         user_bytes_per_connection: held.user_bytes_per_connection.ok_or_else(|| {
             missing("the server's memory", "name its process with --server-pid PID")
         })?,
@@ -170,30 +180,6 @@ pub fn load_sources(
         )),
         None => Ok(addresses),
     }
-}
-
-/// The same exchange as `load` wants it; `None` for an echo.
-pub fn load_exchange(exchange: &Exchange) -> Option<load::Exchange> {
-    let Payload::Bytes(send) = &exchange.send else { return None };
-    Some(load::Exchange {
-        send: send.clone(),
-        expect: exchange.expect.clone().unwrap_or_default(),
-        end: match &exchange.end {
-            ReplyEnd::Expectation => load::ReplyEnd::Expectation,
-            ReplyEnd::Bytes(bytes) => load::ReplyEnd::Bytes(*bytes as u64),
-            ReplyEnd::Until(text) => load::ReplyEnd::Until(text.clone()),
-        },
-    })
-}
-
-/// One connection, to tell a target that is not there from one that breaks.
-fn reach(target: SocketAddr, timeout: Duration) -> Result<()> {
-    TcpStream::connect_timeout(&target, timeout).map(drop).map_err(|error| {
-        Error::target(
-            format!("{target} cannot be reached: {error}"),
-            "start the server, or check address and port (ss -ltn lists what listens)",
-        )
-    })
 }
 
 /// A survey under way.
@@ -306,7 +292,7 @@ impl Run<'_> {
                 connections,
                 duration: self.time(LOAD_TIME),
                 timeout: self.options.timeout,
-                exchange: self.options.exchange.as_ref().and_then(load_exchange),
+                exchange: self.options.exchange.clone(),
                 ..load::Options::new(target)
             };
             let name = format!("load, {} connections", units::count(connections.into()));

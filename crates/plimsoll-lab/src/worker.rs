@@ -21,7 +21,6 @@ mod protocol;
 
 pub use pool::Workers;
 pub use process::main;
-pub use protocol::{
-    Checked, Connect, Connected, Exchange, Keep, Payload, Probed, ReplyEnd, Report, Request, Tally,
-    Why,
-};
+pub use protocol::{Checked, Connect, Connected, Keep, Probed, Report, Request, Tally, Why};
+
+pub use crate::exchange::{Exchange, Payload, ReplyEnd};

@@ -1,14 +1,12 @@
 //! `plimsoll backlog`.
 
-use std::fmt::Write as _;
 use std::net::IpAddr;
 
 use clap::ValueEnum;
 use plimsoll_lab::backlog::{self, Options};
-use plimsoll_lab::results::Backlog;
 use plimsoll_lab::source::AddressRange;
 use plimsoll_lab::worker::Keep;
-use plimsoll_lab::{Error, Result, units};
+use plimsoll_lab::{Error, Result};
 
 use super::Session;
 use crate::args::{OutputArgs, TimeoutArgs, count};
@@ -101,32 +99,5 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
     };
     let session = Session::new("backlog", output)?;
     let (result, partial) = backlog::run(&session.lab, &options)?;
-    session.finish(result, partial, true, render_text)
-}
-
-/// The result for a person: one row per run, and what ended each.
-fn render_text(result: &Backlog) -> String {
-    let known = |value: Option<u64>| value.map_or("?".to_owned(), units::count);
-    let mut out = format!(
-        "{:>12} {:>10} {:>10}  {:<13} {:>12} {:>14}\n",
-        "asked", "granted", "queued", "stopped by", "connects/s", "kernel each"
-    );
-    for run in &result.runs {
-        // Writing to a String cannot fail.
-        let _ = writeln!(
-            out,
-            "{:>12} {:>10} {:>10}  {:<13} {:>12} {:>14}",
-            run.requested.map_or("default".to_owned(), |asked| asked.to_string()),
-            known(run.granted),
-            known(run.queued),
-            run.stopped_by.name(),
-            units::number(run.connects_per_second),
-            run.kernel_bytes_per_queued.map_or("?".to_owned(), units::bytes),
-        );
-    }
-    for run in &result.runs {
-        let asked = run.requested.map_or("default".to_owned(), |asked| asked.to_string());
-        let _ = writeln!(out, "\n{asked}: {}", run.evidence);
-    }
-    out
+    session.finish(result, partial, true, backlog::render_text)
 }

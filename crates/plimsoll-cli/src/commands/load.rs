@@ -1,13 +1,11 @@
 //! `plimsoll load`.
 
-use std::fmt::Write as _;
 use std::time::Duration;
 
 use plimsoll_lab::embedded::{self, Embedded};
 use plimsoll_lab::load::{self, Options, Pace};
-use plimsoll_lab::results::Load;
 use plimsoll_lab::source::AddressRange;
-use plimsoll_lab::{Error, Result, survey, units};
+use plimsoll_lab::{Error, Result, survey};
 
 use super::Session;
 use crate::args::{
@@ -97,7 +95,7 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
         },
         duration: args.duration,
         timeout: args.timeout.timeout,
-        exchange: exchange.as_ref().and_then(survey::load_exchange),
+        exchange,
         spin: args.spin,
         sources: survey::load_sources(target, args.sources, args.connections)?,
         seed: args.seed,
@@ -108,48 +106,5 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
         server.stop();
     }
     let whole = result.corrupt == 0;
-    session.finish(result, partial, whole, render_text)
-}
-
-/// The result for a person.
-fn render_text(load: &Load) -> String {
-    let mut out = String::new();
-    // Writing to a String cannot fail.
-    let _ = writeln!(
-        out,
-        "{} of {} connections, {} loop, {} measured",
-        units::count(load.established),
-        units::count(load.asked),
-        load.loop_kind,
-        units::micros(load.duration * 1e6)
-    );
-    let bytes = units::bytes(load.bytes_per_second);
-    for (value, what) in [
-        (units::number(load.messages_per_second), format!("messages/s, {bytes}/s each way")),
-        (units::count(load.messages), "messages, every byte verified".to_owned()),
-        (units::count(load.corrupt), "bytes or replies that were wrong".to_owned()),
-    ] {
-        let _ = writeln!(out, "  {value:>12}  {what}");
-    }
-    match load.latency_us {
-        Some(latency) => {
-            let _ = writeln!(
-                out,
-                "latency: median {}, 90 % within {}, 99 % {}, 99.9 % {}, slowest {}",
-                units::micros(latency.p50),
-                units::micros(latency.p90),
-                units::micros(latency.p99),
-                units::micros(latency.p999),
-                units::micros(latency.max)
-            );
-        }
-        None => out.push_str("latency: no message came back\n"),
-    }
-    if let Some(micros) = load.server_cpu_us_per_message {
-        let _ = writeln!(out, "server: {} of processor time a message", units::micros(micros));
-    }
-    for (name, count) in &load.errors {
-        let _ = writeln!(out, "error: {name} × {}", units::count(*count));
-    }
-    out
+    session.finish(result, partial, whole, load::render_text)
 }

@@ -147,7 +147,9 @@ fn offer(lab: &Lab, shared: &Shared, options: &Options) -> Result<Offered> {
         if due >= end || lab.is_interrupted() {
             break;
         }
-        wait_until(begin + Duration::from_secs_f64(due));
+        if !wait_until(lab, begin + Duration::from_secs_f64(due)) {
+            break;
+        }
         if burst_due == Some(due)
             && let Some((_, burst)) = bursts.next()
         {
@@ -297,11 +299,15 @@ fn now(shared: &Shared) -> u64 {
     (shared.start.elapsed().as_nanos() as u64).max(1)
 }
 
-fn wait_until(due: Instant) {
+/// Waits for the moment; false when it was interrupted first.
+fn wait_until(lab: &Lab, due: Instant) -> bool {
     loop {
         let left = due.saturating_duration_since(Instant::now());
         if left.is_zero() {
-            return;
+            return true;
+        }
+        if lab.is_interrupted() {
+            return false;
         }
         if left > SPIN {
             thread::sleep(left.saturating_sub(SPIN / 2).min(Duration::from_millis(20)));

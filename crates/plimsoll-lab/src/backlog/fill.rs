@@ -12,7 +12,7 @@ use crate::evidence::{Baseline, Guard, Stop};
 use crate::results::{BacklogSample, Side, StoppedBy};
 use crate::source::{Source, SourcePool};
 use crate::worker::{Connect, Connected, Keep, Report, Request, Tally, Why, Workers};
-use crate::{Lab, Result};
+use crate::{Lab, Result, units};
 
 /// Time between two looks at the listener, in the first second and later.
 const TICKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(50));
@@ -299,7 +299,7 @@ impl<'a> Fill<'a> {
     fn decide(&self, depth: Option<u64>) -> Option<Stop> {
         let tally = self.tally();
         if self.lab.is_interrupted() {
-            let text = format!("interrupted after {} connections", tally.established);
+            let text = format!("interrupted after {} connections", units::count(tally.established));
             return Some(Stop::new(StoppedBy::Limit, Side::Client, text));
         }
         let overflowed = self.grown("ListenOverflows").is_some_and(|count| count > 0);
@@ -312,7 +312,8 @@ impl<'a> Fill<'a> {
             return Some(Stop::new(StoppedBy::QueueFull, Side::Server, String::new()));
         }
         if self.options.stop_at.is_some_and(|stop_at| tally.established >= stop_at) {
-            let text = format!("{} connections were asked for, and made", tally.established);
+            let text =
+                format!("{} connections were asked for, and made", units::count(tally.established));
             return Some(Stop::new(StoppedBy::Limit, Side::Client, text));
         }
         if let Some(why) = self.met {

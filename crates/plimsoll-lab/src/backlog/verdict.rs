@@ -2,6 +2,7 @@
 
 use crate::evidence::{Baseline, Stop, why_silent, words};
 use crate::results::{Side, StoppedBy};
+use crate::units;
 use crate::worker::{Tally, Why};
 
 /// What is known at the end of a run.
@@ -18,17 +19,27 @@ pub(super) fn queue_full(facts: &Facts<'_>) -> Stop {
     let counters =
         format!("ListenOverflows +{}, ListenDrops +{}", words(facts.overflows), words(facts.drops));
     let queue = match facts.granted {
-        Some(granted) => format!(
-            "the accept queue held {} connections, granted {granted} and the one more that the \
-             kernel admits",
-            facts.deepest
-        ),
+        Some(granted) => {
+            let deepest = units::count(facts.deepest);
+            let more = match facts.deepest.saturating_sub(granted) {
+                0 | 1 => "the one more that the kernel admits".to_owned(),
+                // `tcp_v4_syn_recv_sock` looks at the depth without the lock under which
+                // `inet_csk_reqsk_queue_add` raises it.
+                more => format!(
+                    "{more} more: the kernel admits one, and another for each handshake that ends \
+                     at the same instant on another processor"
+                ),
+            };
+            let granted = units::count(granted);
+            format!("the accept queue held {deepest} connections, granted {granted} and {more}")
+        }
         None => "the accept queue was full (this system does not say how deep it is)".to_owned(),
     };
     let fix = match facts.granted {
         Some(granted) if plimsoll_kernel::limits::Limits::read().somaxconn == Some(granted) => {
             format!(
-                "; granted is net.core.somaxconn ({granted}), the cap on what listen(2) asks for"
+                "; granted is net.core.somaxconn ({}), the cap on what listen(2) asks for",
+                units::count(granted)
             )
         }
         _ => String::new(),

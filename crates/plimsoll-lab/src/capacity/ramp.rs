@@ -13,7 +13,7 @@ use crate::evidence::{self, Baseline, Cost, Guard, Stop};
 use crate::results::{Capacity, CapacitySample, Side, StoppedBy};
 use crate::source::{Source, SourcePool};
 use crate::worker::{Connect, Keep, Report, Request, Tally, Why, Workers};
-use crate::{Error, Lab, Result};
+use crate::{Error, Lab, Result, units};
 
 /// Connects in flight at once.
 const IN_FLIGHT: usize = 64;
@@ -122,14 +122,19 @@ impl<'a> Ramp<'a> {
         self.sample(true);
         let stop = loop {
             if self.lab.is_interrupted() {
-                let text = format!("interrupted after {} connections", self.tally.established);
+                let text = format!(
+                    "interrupted after {} connections",
+                    units::count(self.tally.established)
+                );
                 break Stop::new(StoppedBy::Limit, Side::Client, text);
             }
             let left =
                 self.options.connections.map(|all| all.saturating_sub(self.tally.established));
             if left == Some(0) {
-                let text =
-                    format!("{} connections were asked for, and made", self.tally.established);
+                let text = format!(
+                    "{} connections were asked for, and made",
+                    units::count(self.tally.established)
+                );
                 break Stop::new(StoppedBy::Limit, Side::Client, text);
             }
             let cpu = (Instant::now(), self.server.cpu());
@@ -227,7 +232,8 @@ impl<'a> Ramp<'a> {
                 }
                 _ => {}
             }
-            if self.lab.is_interrupted() && !told {
+            // The first connection is waited for: without it there is nothing to report.
+            if self.lab.is_interrupted() && !told && self.tally.established > 0 {
                 self.workers.ask(worker, &Request::Stop)?;
                 told = true;
             }
@@ -303,7 +309,7 @@ impl<'a> Ramp<'a> {
             .filter(|_| measured > 0)
             .map(|(before, now)| (now as f64 - before as f64) / measured as f64);
         let mut errors = std::mem::take(&mut self.tally.errors);
-        let alive = self.alive(queued.unwrap_or(0), &mut errors)?;
+        let (alive, probed) = self.alive(queued.unwrap_or(0), &mut errors)?;
         if alive == 0 && !self.lab.is_interrupted() {
             return Err(verdict::nobody_alive(
                 self.server.address,
@@ -318,7 +324,7 @@ impl<'a> Ramp<'a> {
             attempted: self.tally.attempted,
             established: self.tally.established,
             alive,
-            probed: self.options.probe,
+            probed,
             stopped_by: stop.by,
             stopped_side: stop.side,
             evidence: stop.evidence,
@@ -346,14 +352,18 @@ impl<'a> Ramp<'a> {
         evidence::one_end(self.before.slabs.as_ref()?, &Slabs::read().ok()?, measured)
     }
 
-    fn alive(&mut self, queued: u64, errors: &mut BTreeMap<String, u64>) -> Result<u64> {
+    /// How many are alive, and whether they were probed: an interrupted probe says nothing of those
+    /// it did not come to, so that all are looked at instead.
+    fn alive(&mut self, queued: u64, errors: &mut BTreeMap<String, u64>) -> Result<(u64, bool)> {
         if self.options.probe && !self.lab.is_interrupted() {
             let lab = self.lab;
             let probed = self.workers.probe(&self.options.exchange, || !lab.is_interrupted())?;
-            for (name, count) in probed.errors {
-                *errors.entry(name).or_default() += count;
+            if !lab.is_interrupted() {
+                for (name, count) in probed.errors {
+                    *errors.entry(name).or_default() += count;
+                }
+                return Ok((probed.alive, true));
             }
-            return Ok(probed.alive);
         }
         let found = self.workers.check()?;
         for (name, count) in [("closed", found.closed), ("reset", found.reset)] {
@@ -361,6 +371,6 @@ impl<'a> Ramp<'a> {
                 *errors.entry(name.to_owned()).or_default() += count;
             }
         }
-        Ok(found.alive.saturating_sub(queued))
+        Ok((found.alive.saturating_sub(queued), false))
     }
 }

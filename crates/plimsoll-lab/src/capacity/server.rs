@@ -8,7 +8,7 @@ use plimsoll_kernel::limits::Limits;
 use plimsoll_kernel::process;
 
 use crate::embedded::Embedded;
-use crate::{Error, Result};
+use crate::{Error, Result, family};
 
 /// The server that is measured.
 pub(super) struct Server {
@@ -74,27 +74,20 @@ impl Server {
 
     /// Its resident memory, its children's with it.
     pub(super) fn rss(&self) -> Option<u64> {
-        let own = process::rss(self.pid?).ok()?;
-        Some(own + self.children().filter_map(|pid| process::rss(pid).ok()).sum::<u64>())
+        family::rss(self.pid?)
     }
 
     /// Its processor time, its children's with it.
     pub(super) fn cpu(&self) -> Option<Duration> {
-        let own = process::cpu_time(self.pid?).ok()?;
-        Some(own + self.children().filter_map(|pid| process::cpu_time(pid).ok()).sum::<Duration>())
+        family::cpu_time(self.pid?)
     }
 
     /// The descriptors of whichever of its processes has most.
     pub(super) fn descriptors(&self) -> Option<Descriptors> {
-        let most = std::iter::once(self.pid?)
-            .chain(self.children())
+        let most = family::members(self.pid?)
             .filter_map(|pid| Some((process::descriptors(pid).ok()?, pid)))
             .max()?;
         let limit = Limits::of(most.1).ok()?.nofile?.soft;
         Some(Descriptors { used: most.0, limit })
-    }
-
-    fn children(&self) -> impl Iterator<Item = u32> {
-        self.pid.and_then(|pid| process::children(pid).ok()).unwrap_or_default().into_iter()
     }
 }

@@ -375,7 +375,7 @@ impl Failure {
                     "start the server, or give its address",
                 ),
                 io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Error::target(
-                    format!("{address} resets its connections"),
+                    format!("{address} closes its connections with a reset"),
                     "look at the server's log: it may be at its own limit",
                 ),
                 io::ErrorKind::AddrNotAvailable => Error::machine(

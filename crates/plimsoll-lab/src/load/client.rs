@@ -13,6 +13,7 @@ use super::conversation::{Conversation, Heard};
 use super::histogram::Latencies;
 use super::keystream::Random;
 use super::{Options, Pace};
+use crate::exchange::Exchange;
 
 /// Connects in flight at once: less than any accept queue that is worth loading.
 const CONNECTING: u32 = 100;
@@ -197,9 +198,9 @@ impl Client {
 
     /// Sends one message.
     fn send(&mut self, cx: &mut Context<'_, Conversation>, intended: Nanos) {
-        if let Some(exchange) = &self.options.exchange {
+        if let Some(request) = self.options.exchange.as_ref().and_then(Exchange::request) {
             cx.state().next_request(intended);
-            cx.send(&exchange.send);
+            cx.send(request);
             return;
         }
         let (least, most) = self.options.size;
@@ -233,7 +234,7 @@ impl Client {
     }
 
     fn server_cpu(&self) -> Option<Duration> {
-        plimsoll_kernel::process::cpu_time(self.options.server_pid?).ok()
+        crate::family::cpu_time(self.options.server_pid?)
     }
 
     fn sample(&mut self, now: Nanos, start: Nanos) {
@@ -323,7 +324,8 @@ impl Handler for Client {
                 latencies.record(now.since(intended));
             }
         };
-        let heard = match &self.options.exchange {
+        let scripted = self.options.exchange.as_ref().filter(|one| one.request().is_some());
+        let heard = match scripted {
             None => conversation.hear_echo(bytes, done),
             Some(exchange) => conversation.hear_reply(exchange, bytes, done),
         };
@@ -370,7 +372,10 @@ impl Handler for Client {
         let now = shard.now();
         let stop = self.shared.stop.load(Ordering::Acquire);
         match self.phase {
-            Phase::Connecting(_) if stop => self.finish(),
+            Phase::Connecting(_) if stop => {
+                self.outcome.established = self.sessions.len() as u64;
+                self.finish();
+            }
             Phase::Connecting(since) => self.start_when_connected(shard, since),
             Phase::Running { start, cpu } => {
                 self.sample(now, start);

@@ -5,28 +5,7 @@ use std::collections::VecDeque;
 use plimsoll::driver::Nanos;
 
 use super::keystream::Keystream;
-
-/// A request, and how to know its reply.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Exchange {
-    /// The bytes to send.
-    pub send: Vec<u8>,
-    /// What the reply must begin with.
-    pub expect: Vec<u8>,
-    /// Where the reply ends.
-    pub end: ReplyEnd,
-}
-
-/// Where a reply ends.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum ReplyEnd {
-    /// With the expectation itself.
-    Expectation,
-    /// After this many bytes.
-    Bytes(u64),
-    /// After the first occurrence of these bytes, which may be in the expectation.
-    Until(Vec<u8>),
-}
+use crate::exchange::{Exchange, Reply, Taken};
 
 /// One connection's side of it.
 #[derive(Debug, Default)]
@@ -42,13 +21,6 @@ pub(super) struct Conversation {
     pub(super) number: u32,
     /// A reply was wrong: what follows cannot be told apart, and is not counted again.
     pub(super) lost: bool,
-}
-
-/// How much of the current reply is there.
-#[derive(Debug, Default)]
-struct Reply {
-    seen: u64,
-    matched_end: usize,
 }
 
 /// What a piece of received bytes brought.
@@ -111,7 +83,7 @@ impl Conversation {
                 heard.unasked += bytes.len() as u64;
                 return heard;
             };
-            match self.reply.take(exchange, bytes) {
+            match self.reply.take(exchange.expected(), &exchange.end, bytes) {
                 Taken::All => return heard,
                 Taken::Wrong => {
                     heard.wrong += 1;
@@ -129,61 +101,10 @@ impl Conversation {
     }
 }
 
-/// What became of bytes offered to a reply.
-enum Taken {
-    /// All are part of it, and it goes on.
-    All,
-    /// It is whole after this many.
-    Whole(usize),
-    /// It does not begin as it should.
-    Wrong,
-}
-
-impl Reply {
-    fn take(&mut self, exchange: &Exchange, bytes: &[u8]) -> Taken {
-        let expected = &exchange.expect[(self.seen as usize).min(exchange.expect.len())..];
-        let common = expected.len().min(bytes.len());
-        if expected[..common] != bytes[..common] {
-            return Taken::Wrong;
-        }
-        let whole = match &exchange.end {
-            ReplyEnd::Expectation => (common == expected.len()).then_some(common),
-            ReplyEnd::Bytes(count) => {
-                let rest = count.saturating_sub(self.seen);
-                (rest <= bytes.len() as u64).then_some(rest as usize)
-            }
-            ReplyEnd::Until(end) => self.find_end(end, bytes),
-        };
-        self.seen += bytes.len() as u64;
-        whole.map_or(Taken::All, Taken::Whole)
-    }
-
-    /// Goes on looking for `end`, of which `matched_end` bytes were the last seen. Falls back as
-    /// Knuth, Morris and Pratt do, by trying each shorter beginning.
-    fn find_end(&mut self, end: &[u8], bytes: &[u8]) -> Option<usize> {
-        for (at, &byte) in bytes.iter().enumerate() {
-            while self.matched_end > 0 && end[self.matched_end] != byte {
-                self.matched_end = shorter(end, self.matched_end);
-            }
-            if end[self.matched_end] == byte {
-                self.matched_end += 1;
-            }
-            if self.matched_end == end.len() {
-                return Some(at + 1);
-            }
-        }
-        None
-    }
-}
-
-/// The longest beginning of `end` that is also an ending of its first `matched` bytes, and shorter.
-fn shorter(end: &[u8], matched: usize) -> usize {
-    (0..matched).rev().find(|&count| end[..count] == end[matched - count..matched]).unwrap_or(0)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::exchange::{Payload, ReplyEnd};
 
     fn replies(exchange: &Exchange, asked: usize, pieces: &[&[u8]]) -> (usize, Heard) {
         let mut conversation = Conversation::default();
@@ -197,7 +118,8 @@ mod tests {
     }
 
     fn exchange(expect: &str, end: ReplyEnd) -> Exchange {
-        Exchange { send: b"x".into(), expect: expect.into(), end }
+        let send = Payload::Bytes(b"x".into());
+        Exchange { send, expect: Some(expect.into()), end, timeout_ms: 1000 }
     }
 
     #[test]

@@ -1,8 +1,11 @@
 //! From what the client counted to the result.
 
+use std::fmt::Write as _;
+
 use super::client::Outcome;
 use super::{Options, Pace};
 use crate::results::Load;
+use crate::units;
 
 /// The result of a load.
 pub(super) fn load(options: &Options, outcome: &Outcome) -> Load {
@@ -32,4 +35,47 @@ pub(super) fn load(options: &Options, outcome: &Outcome) -> Load {
         distribution: outcome.latencies.distribution(),
         timeline: outcome.timeline.clone(),
     }
+}
+
+/// The result for a person.
+pub fn render_text(load: &Load) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        out,
+        "{} of {} connections, {} loop, {} measured",
+        units::count(load.established),
+        units::count(load.asked),
+        load.loop_kind,
+        units::micros(load.duration * 1e6)
+    );
+    let bytes = units::bytes(load.bytes_per_second);
+    for (value, what) in [
+        (units::number(load.messages_per_second), format!("messages/s, {bytes}/s each way")),
+        (units::count(load.messages), "messages, every byte verified".to_owned()),
+        (units::count(load.corrupt), "bytes or replies that were wrong".to_owned()),
+    ] {
+        let _ = writeln!(out, "  {value:>12}  {what}");
+    }
+    match load.latency_us {
+        Some(latency) => {
+            let _ = writeln!(
+                out,
+                "latency: median {}, 90 % within {}, 99 % {}, 99.9 % {}, slowest {}",
+                units::micros(latency.p50),
+                units::micros(latency.p90),
+                units::micros(latency.p99),
+                units::micros(latency.p999),
+                units::micros(latency.max)
+            );
+        }
+        None => out.push_str("latency: no message came back\n"),
+    }
+    if let Some(micros) = load.server_cpu_us_per_message {
+        let _ = writeln!(out, "server: {} of processor time a message", units::micros(micros));
+    }
+    for (name, count) in &load.errors {
+        let _ = writeln!(out, "error: {name} × {}", units::count(*count));
+    }
+    out
 }

@@ -423,7 +423,10 @@ mod tests {
     #[test]
     fn ticks_are_round_numbers() {
         assert_eq!(linear_ticks(15_600.0, 1000.0, 6), [0.0, 5000.0, 10_000.0, 15_000.0]);
-        assert_eq!(linear_ticks(3.0 * 1048576.0, 1048576.0, 4).last(), Some(&(3.0 * 1048576.0)));
+        assert_eq!(
+            linear_ticks(3.0 * 1_048_576.0, 1_048_576.0, 4).last(),
+            Some(&(3.0 * 1_048_576.0))
+        );
         assert_eq!(log_ticks(0.9, 1200.0, 8), [1.0, 10.0, 100.0, 1000.0]);
         assert_eq!(log_ticks(9.0, 60.0, 8), [10.0, 20.0, 50.0]);
     }

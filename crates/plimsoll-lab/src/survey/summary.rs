@@ -104,7 +104,11 @@ fn churn(survey: &Survey) -> Option<String> {
     let worst =
         variants.iter().min_by(|a, b| a.cycles_per_second.total_cmp(&b.cycles_per_second))?;
     let name = |pool: &str, closes: &str| {
-        format!("{} sockets, {closes} closes first", if pool == "on" { "reused" } else { "new" })
+        let sockets = if pool == "on" { "reused" } else { "new" };
+        match closes {
+            "client-reset" => format!("{sockets} sockets, the client resets"),
+            _ => format!("{sockets} sockets, the {closes} closes first"),
+        }
     };
     Some(format!(
         "Connect, echo, disconnect: from {} ({}) to {} ({}).",
@@ -153,7 +157,10 @@ fn backlog_finding(survey: &Survey) -> Option<Finding> {
             if deepest.granted.map(|granted| granted as i64) == deepest.requested =>
         {
             let cap = fix(StoppedBy::QueueFull, survey.doctor.as_ref())?;
-            Some(format!("listen(fd, N) with a larger N; above {}: {cap}", deepest.granted?))
+            Some(format!(
+                "listen(fd, N) with a larger N; above {}: {cap}",
+                units::count(deepest.granted?)
+            ))
         }
         stopped => fix(stopped, survey.doctor.as_ref()),
     };
@@ -195,10 +202,10 @@ fn accept_finding(survey: &Survey) -> Option<Finding> {
 fn load_finding(survey: &Survey) -> Option<Finding> {
     let best = survey.load.as_ref()?;
     let more = survey.load_curve.iter().any(|load| load.established > best.established);
-    let more = if more { "more of them brought no more" } else { "more were not tried" };
+    let more = if more { "more connections brought less" } else { "more were not tried" };
     let busy = best.server_cpu_us_per_message.map(|us| us * best.messages_per_second / 1e6);
     let cpu = busy.map_or_else(String::new, |processors| {
-        format!(" The server's processor time came to {} processors.", units::number(processors))
+        format!(" The server kept {} busy.", busy_processors(processors))
     });
     Some(Finding {
         experiment: "load".to_owned(),
@@ -210,6 +217,15 @@ fn load_finding(survey: &Survey) -> Option<Finding> {
         ),
         fix: None,
     })
+}
+
+/// A number of processors, as it stands in a sentence.
+fn busy_processors(processors: f64) -> String {
+    match (processors * 100.0).round() as u64 {
+        100 => "one processor".to_owned(),
+        percent @ 0..100 => format!("{percent} % of one processor"),
+        _ => format!("{} processors", units::number((processors * 100.0).round() / 100.0)),
+    }
 }
 
 fn churn_finding(survey: &Survey) -> Option<Finding> {
@@ -356,6 +372,14 @@ mod tests {
         assert!(backlog.fix.as_deref().is_some_and(|fix| fix.contains("net.core.somaxconn")));
         let plan = survey.breaks_first.last().unwrap();
         assert!(plan.evidence.contains("RLIMIT_NOFILE") && plan.fix.is_some());
+    }
+
+    #[test]
+    fn processors_are_counted_as_one_speaks() {
+        assert_eq!(busy_processors(0.0), "0 % of one processor");
+        assert_eq!(busy_processors(0.8149), "81 % of one processor");
+        assert_eq!(busy_processors(1.001), "one processor");
+        assert_eq!(busy_processors(1.5), "1.5 processors");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use super::protocol::{Checked, Exchange, Probed, Report, Request};
+use super::protocol::{Checked, Probed, Report, Request};
+use crate::exchange::Exchange;
 use crate::sys::{Interrupt, tie_to_parent};
 use crate::{Error, Lab, Result};
 
@@ -199,13 +200,13 @@ impl Workers {
         }
     }
 
-    /// Has all of them probe what they hold, one worker after the other. `between` is asked between
-    /// two workers; when it says `false`, the rest is left out.
-    pub fn probe(&mut self, exchange: &Exchange, between: impl Fn() -> bool) -> Result<Probed> {
+    /// Has all of them probe what they hold, one worker after the other. `go_on` is asked often; when
+    /// it says `false`, the rest is left out.
+    pub fn probe(&mut self, exchange: &Exchange, go_on: impl Fn() -> bool) -> Result<Probed> {
         let mut alive = 0;
         let mut errors: BTreeMap<String, u64> = BTreeMap::new();
         for worker in 0..self.len() {
-            if !between() {
+            if !go_on() {
                 break;
             }
             self.ask(worker, &Request::Probe(exchange.clone()))?;
@@ -214,8 +215,13 @@ impl Workers {
             let batches = self.room(worker) / 64 + 2;
             let patience = Duration::from_millis(exchange.timeout_ms.saturating_mul(batches));
             let deadline = Instant::now() + patience.max(START_PATIENCE);
+            let mut told = false;
             loop {
-                match self.next(deadline.saturating_duration_since(Instant::now()))? {
+                if !told && !go_on() {
+                    self.ask(worker, &Request::Stop)?;
+                    told = true;
+                }
+                match self.next(Duration::from_millis(20))? {
                     Some((_, Report::Probed(one))) => {
                         alive += one.alive;
                         for (name, count) in one.errors {
@@ -224,6 +230,7 @@ impl Workers {
                         break;
                     }
                     Some(_) => {}
+                    None if Instant::now() < deadline => {}
                     None => return Err(silent(worker)),
                 }
             }

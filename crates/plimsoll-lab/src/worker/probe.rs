@@ -8,25 +8,32 @@ use rustix::event::{PollFd, PollFlags};
 use socket2::Socket;
 
 use super::connect::{error_name, wait};
-use super::protocol::{Exchange, Payload, Probed, ReplyEnd};
+use super::protocol::Probed;
+use crate::exchange::{Exchange, Payload, Reply, Taken};
 
 /// Connections asked at once: few enough not to flood a server, many enough to keep it busy.
 const AT_ONCE: usize = 128;
+/// How long to wait for answers: bounds how late a request to stop is seen.
+const PATIENCE: Duration = Duration::from_millis(20);
 /// A reply without an end is given up after so many bytes.
-const REPLY_MAX: usize = 16 << 20;
+const REPLY_MAX: u64 = 16 << 20;
 
 /// One connection's exchange.
 struct Asked<'a> {
     socket: &'a Socket,
     request: Vec<u8>,
     sent: usize,
-    reply: Vec<u8>,
+    reply: Reply,
     deadline: Instant,
 }
 
 /// Asks all sockets, [`AT_ONCE`] at a time. The next are asked as answers come in, so that one slow
-/// answer holds nobody up.
-pub(super) fn run(sockets: &[Socket], exchange: &Exchange) -> io::Result<Probed> {
+/// answer holds nobody up. `stop` is asked often; then those not answered yet are left out.
+pub(super) fn run(
+    sockets: &[Socket],
+    exchange: &Exchange,
+    mut stop: impl FnMut() -> bool,
+) -> io::Result<Probed> {
     let mut probed = Probed::default();
     let mut dice = Dice::new();
     let mut waiting = sockets.iter();
@@ -38,11 +45,11 @@ pub(super) fn run(sockets: &[Socket], exchange: &Exchange) -> io::Result<Probed>
                 socket,
                 request: request(exchange, &mut dice),
                 sent: 0,
-                reply: Vec::new(),
+                reply: Reply::default(),
                 deadline: Instant::now() + Duration::from_millis(exchange.timeout_ms),
             });
         }
-        if asked.is_empty() {
+        if asked.is_empty() || stop() {
             return Ok(probed);
         }
         let mut still = Vec::with_capacity(AT_ONCE);
@@ -57,7 +64,7 @@ pub(super) fn run(sockets: &[Socket], exchange: &Exchange) -> io::Result<Probed>
         let mut fds: Vec<PollFd<'_>> = asked.iter().map(Asked::interest).collect();
         if !fds.is_empty() {
             let first = asked.iter().map(|one| one.deadline).min().unwrap_or_else(Instant::now);
-            wait(&mut fds, first.saturating_duration_since(Instant::now()))?;
+            wait(&mut fds, first.saturating_duration_since(Instant::now()).min(PATIENCE))?;
         }
     }
 }
@@ -84,8 +91,7 @@ impl Asked<'_> {
             match (&mut &*self.socket).read(&mut buffer) {
                 Ok(0) => return Some(Err("closed".to_owned())),
                 Ok(read) => {
-                    self.reply.extend_from_slice(&buffer[..read]);
-                    if let Some(verdict) = verdict(exchange, &self.request, &self.reply) {
+                    if let Some(verdict) = self.hear(exchange, &buffer[..read]) {
                         return Some(verdict);
                     }
                 }
@@ -96,32 +102,20 @@ impl Asked<'_> {
         }
         (Instant::now() >= self.deadline).then(|| Err("no_reply".to_owned()))
     }
-}
 
-/// Whether the reply so far is whole and right, or wrong already.
-fn verdict(exchange: &Exchange, request: &[u8], reply: &[u8]) -> Option<Result<(), String>> {
-    let expected: &[u8] = match (&exchange.expect, &exchange.send) {
-        (Some(expected), _) => expected,
-        (None, Payload::Random(_)) => request,
-        // Nothing expected of a fixed request: any reply will do.
-        (None, Payload::Bytes(_)) => &[],
-    };
-    let common = expected.len().min(reply.len());
-    if expected[..common] != reply[..common] {
-        return Some(Err("wrong_reply".to_owned()));
-    }
-    let whole = match &exchange.end {
-        ReplyEnd::Expectation => !reply.is_empty() && reply.len() >= expected.len(),
-        ReplyEnd::Bytes(bytes) => reply.len() >= *bytes.max(&expected.len()),
-        ReplyEnd::Until(mark) => {
-            reply.len() >= expected.len()
-                && (mark.is_empty() || reply.windows(mark.len()).any(|part| part == mark))
+    /// Whether the reply is whole and right with these bytes, or wrong.
+    fn hear(&mut self, exchange: &Exchange, bytes: &[u8]) -> Option<Result<(), String>> {
+        let expected = match exchange.send {
+            Payload::Random(_) => &self.request,
+            Payload::Bytes(_) => exchange.expected(),
+        };
+        match self.reply.take(expected, &exchange.end, bytes) {
+            Taken::Whole(_) => Some(Ok(())),
+            Taken::Wrong => Some(Err("wrong_reply".to_owned())),
+            Taken::All if self.reply.seen > REPLY_MAX => Some(Err("endless_reply".to_owned())),
+            Taken::All => None,
         }
-    };
-    if whole {
-        return Some(Ok(()));
     }
-    (reply.len() > REPLY_MAX).then(|| Err("endless_reply".to_owned()))
 }
 
 fn request(exchange: &Exchange, dice: &mut Dice) -> Vec<u8> {
@@ -153,30 +147,27 @@ impl Dice {
 mod tests {
     use super::*;
 
-    fn exchange(send: Payload, expect: Option<&[u8]>, end: ReplyEnd) -> Exchange {
-        Exchange { send, expect: expect.map(<[u8]>::to_vec), end, timeout_ms: 1000 }
-    }
-
     #[test]
     fn an_echo_is_whole_with_its_last_byte() {
         let echo = Exchange::echo(Duration::from_secs(1));
-        assert_eq!(verdict(&echo, b"abcd", b"ab"), None);
-        assert_eq!(verdict(&echo, b"abcd", b"abcd"), Some(Ok(())));
-        assert!(matches!(verdict(&echo, b"abcd", b"abX"), Some(Err(_))));
-    }
-
-    #[test]
-    fn replies_end_as_they_are_told_to() {
-        let ping = Payload::Bytes(b"PING\r\n".to_vec());
-        let expected = exchange(ping.clone(), Some(b"+PONG"), ReplyEnd::Expectation);
-        assert_eq!(verdict(&expected, b"", b"+PO"), None);
-        assert_eq!(verdict(&expected, b"", b"+PONG\r\n"), Some(Ok(())));
-        assert!(matches!(verdict(&expected, b"", b"-ERR"), Some(Err(_))));
-        let until = exchange(ping.clone(), Some(b"+"), ReplyEnd::Until(b"\r\n".to_vec()));
-        assert_eq!(verdict(&until, b"", b"+PONG"), None);
-        assert_eq!(verdict(&until, b"", b"+PONG\r\n"), Some(Ok(())));
-        let bytes = exchange(ping, None, ReplyEnd::Bytes(7));
-        assert_eq!(verdict(&bytes, b"", b"+PONG\r"), None);
-        assert_eq!(verdict(&bytes, b"", b"+PONG\r\n"), Some(Ok(())));
+        let (socket, _other) = Socket::pair(socket2::Domain::UNIX, socket2::Type::STREAM, None)
+            .expect("a pair of sockets");
+        let heard = |pieces: &[&[u8]]| {
+            let mut asked = Asked {
+                socket: &socket,
+                request: b"abcd".to_vec(),
+                sent: 4,
+                reply: Reply::default(),
+                deadline: Instant::now(),
+            };
+            let mut verdict = None;
+            for piece in pieces {
+                verdict = asked.hear(&echo, piece);
+            }
+            verdict
+        };
+        assert_eq!(heard(&[b"ab"]), None);
+        assert_eq!(heard(&[b"ab", b"cd"]), Some(Ok(())));
+        assert!(matches!(heard(&[b"ab", b"X"]), Some(Err(_))));
     }
 }

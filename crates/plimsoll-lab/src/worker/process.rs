@@ -83,7 +83,8 @@ impl Worker {
                 Request::Stop => {}
                 Request::Check => report(&Report::Checked(self.check()?))?,
                 Request::Probe(exchange) => {
-                    report(&Report::Probed(probe::run(&self.held, &exchange)?))?;
+                    let stop = || matches!(requests.try_recv(), Ok(Request::Stop));
+                    report(&Report::Probed(probe::run(&self.held, &exchange, stop)?))?;
                 }
                 Request::Close => {
                     let connections = self.held.len() as u64;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::exchange::Exchange;
 use crate::source::Source;
 
 /// What a worker is asked to do. One at a time: the next one after the report of the last, except
@@ -14,8 +15,8 @@ use crate::source::Source;
 pub enum Request {
     /// Make connections. Reports [`Report::Progress`] while at it, [`Report::Connected`] at the end.
     Connect(Connect),
-    /// End a [`Request::Connect`] early: connects in flight are given up. Without one it does
-    /// nothing.
+    /// End a [`Request::Connect`] or [`Request::Probe`] early: what is in flight is given up. Without
+    /// one it does nothing.
     Stop,
     /// Look at every held connection. Reports [`Report::Checked`].
     Check,
@@ -148,53 +149,6 @@ pub struct Probed {
     /// The others, by error name; `closed` for an end without the whole reply, `wrong_reply`
     /// for other bytes than expected, `no_reply` for none in time.
     pub errors: BTreeMap<String, u64>,
-}
-
-/// A request, and the reply by which a connection proves that somebody serves it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exchange {
-    /// What is sent.
-    pub send: Payload,
-    /// What the reply must begin with; for [`Payload::Random`] the reply is the payload itself.
-    pub expect: Option<Vec<u8>>,
-    /// Where the reply ends.
-    pub end: ReplyEnd,
-    /// How long one reply may take.
-    pub timeout_ms: u64,
-}
-
-/// What a request consists of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Payload {
-    /// So many random bytes, others on each connection, to be echoed.
-    Random(usize),
-    /// These bytes.
-    Bytes(Vec<u8>),
-}
-
-/// How the end of a reply is known.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ReplyEnd {
-    /// With the last byte of what is expected.
-    Expectation,
-    /// After so many bytes.
-    Bytes(usize),
-    /// With the first occurrence of these bytes.
-    Until(Vec<u8>),
-}
-
-impl Exchange {
-    /// An echo of 16 random bytes.
-    pub fn echo(timeout: std::time::Duration) -> Self {
-        Self {
-            send: Payload::Random(16),
-            expect: None,
-            end: ReplyEnd::Expectation,
-            timeout_ms: timeout.as_millis() as u64,
-        }
-    }
 }
 
 impl Tally {
