@@ -66,7 +66,7 @@ impl Acceptor {
 
     /// When to look again, while paused.
     pub(crate) fn next(&self) -> Option<Nanos> {
-        self.paused_until
+        self.paused_until.filter(|_| !self.closed)
     }
 
     /// A number for an accept that is for another shard; `None` where all are in flight.
@@ -162,7 +162,11 @@ mod tests {
         assert_eq!(*pauses.last().unwrap(), 100);
         acceptor.wanted(now);
         acceptor.post();
+        acceptor.post();
         acceptor.succeed();
         assert_eq!(acceptor.pause, SHORTEST_PAUSE);
+        acceptor.fail(Fault::SystemDescriptors, now);
+        acceptor.closed = true;
+        assert_eq!(acceptor.next(), None, "nothing to wake for after the end");
     }
 }

@@ -23,7 +23,8 @@ pub struct Limits {
     pub block_bytes: usize,
     /// When an outbox has been over the high mark, its session reads again below this many bytes.
     pub outbox_low: u32,
-    /// At this many bytes in its outbox, nothing more is received from a session.
+    /// At this many bytes in its outbox, nothing more is received from a session. What has been
+    /// received in the same turn is held beside it: up to some 60 blocks in the throughput profile.
     pub outbox_high: u32,
     /// A send that would take its outbox past this many bytes is refused, and its session aborted.
     pub outbox_hard: u32,

@@ -10,6 +10,15 @@
 //! writes the bytes, the driver while the kernel may. The types enforce the
 //! hand-over; what they cannot enforce (a kernel that still reads bytes being
 //! sent) is written at [`Memory`].
+//!
+//! A lease does not know its arena: with the memory of another it would reach a block that somebody
+//! else holds. So the bytes are the engine's alone, where each shard has one arena:
+//!
+//! ```compile_fail,E0624
+//! # let mut arena = plimsoll::buffer::Arena::new(2, 4096).unwrap();
+//! # let mut lease = arena.lease().unwrap();
+//! lease.bytes_mut(arena.memory()).fill(1);
+//! ```
 
 #![allow(unsafe_code, reason = "one mapping, shared with the kernel, is handed out block by block")]
 
@@ -39,17 +48,18 @@ impl Lease {
     }
 
     /// The bytes of the block. `memory` must be the arena's that the lease came from.
-    pub fn bytes<'a>(&'a self, memory: &'a Memory) -> &'a [u8] {
+    pub(crate) fn bytes<'a>(&'a self, memory: &'a Memory) -> &'a [u8] {
         let start = memory.start_of(self.block());
         // SAFETY: `start_of` checked that the block lies inside the mapping, which lives as long
         // as `memory`. Its bytes are initialised (anonymous mappings are zero-filled). Nobody
         // writes them while `&self` lives: a driver may only be writing to a block whose lease it
-        // holds, and another `&mut` needs this lease mutably.
+        // holds, and another `&mut` needs this lease mutably. That `memory` is the lease's own is
+        // up to the crate, which alone may call this: a shard has one arena.
         unsafe { std::slice::from_raw_parts(start.as_ptr(), memory.block_bytes) }
     }
 
     /// The bytes of the block, to be written. `memory` must be the arena's that the lease came from.
-    pub fn bytes_mut<'a>(&'a mut self, memory: &'a Memory) -> &'a mut [u8] {
+    pub(crate) fn bytes_mut<'a>(&'a mut self, memory: &'a Memory) -> &'a mut [u8] {
         let start = memory.start_of(self.block());
         // SAFETY: as in `bytes`; and `&mut self` is the only reference to the only lease on this
         // block, so the slice is unique.
@@ -84,7 +94,8 @@ pub struct Memory {
 // SAFETY: the mapping belongs to no thread; access to its bytes goes through leases, each of
 // which exists once, and so is synchronised by whatever hands the lease over.
 unsafe impl Send for Memory {}
-// SAFETY: as above; `&Memory` alone gives no access to bytes.
+// SAFETY: as above; outside of the crate `&Memory` alone gives no access to bytes, and within it
+// only `copy_span` and `copy_out` do, for the holder of the lease.
 unsafe impl Sync for Memory {}
 
 impl Memory {

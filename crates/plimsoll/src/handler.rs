@@ -32,9 +32,11 @@ pub trait Handler: 'static {
         true
     }
 
-    /// Bytes have come. Returns how many it consumed; the rest is held and comes again, with what
-    /// follows behind it. At most a block of the arena is shown at once
-    /// (`--buffer-bytes`): a handler that consumes nothing of a whole block ends its session
+    /// Bytes have come. Returns how many it consumed; the rest is held and comes again: at once
+    /// where some were consumed, otherwise with what follows behind it, after
+    /// [`Context::resume`], or when the outbox has fallen below its low mark. At most a block of
+    /// the arena is shown at once ([`crate::Limits::block_bytes`]): a handler that consumes nothing
+    /// of a whole block, and has neither paused nor filled its outbox, ends its session
     /// ([`Reason::MessageTooLong`]).
     fn on_receive(&mut self, cx: &mut Context<'_, Self::State>, bytes: &[u8]) -> usize;
 
@@ -162,9 +164,11 @@ impl<S> Context<'_, S> {
         self.core.touch(self.slot);
     }
 
-    /// Receives again.
+    /// Receives again, and has [`Handler::on_receive`] shown what is held, after this callback.
     pub fn resume(&mut self) {
-        self.core.table.get(self.slot).marks.held_by_handler = false;
+        let marks = &mut self.core.table.get(self.slot).marks;
+        marks.held_by_handler = false;
+        marks.wants_more = false;
         self.core.touch(self.slot);
     }
 

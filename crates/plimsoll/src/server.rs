@@ -179,8 +179,9 @@ impl Builder {
         }
         let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
         let shards = self.shards.unwrap_or(cpus).min(total).max(total.div_ceil(table.max(1)));
-        let slots = accepted.div_ceil(shards) + limits.max_outgoing.div_ceil(shards);
-        Ok(Plan { shards, slots: slots.max(1) })
+        let outgoing = limits.max_outgoing.div_ceil(shards);
+        let slots = (accepted.div_ceil(shards) + outgoing).max(1);
+        Ok(Plan { shards, slots, outgoing })
     }
 
     #[cfg(target_os = "linux")]
@@ -219,27 +220,37 @@ impl Builder {
         let counters: Arc<[Arc<Counters>]> = seats.iter().map(|_| Arc::default()).collect();
         let remote = Remote { shards: links.iter().map(|link| link.mailbox.clone()).collect() };
         let factory = Arc::new(factory);
-        let mut threads = Vec::new();
+        let threads = Vec::new();
+        let mut running =
+            Running { address, remote, counters: AllCounters(counters), threads, features };
         for (number, (driver, arena)) in seats.into_iter().enumerate() {
             let parts = Parts {
                 number: number as u32,
                 profile: self.profile,
                 limits: self.limits.clone(),
                 slots: plan.slots,
+                outgoing: plan.outgoing,
                 arena,
                 links: links.clone(),
                 ledger: ledger.clone(),
-                counters: counters[number].clone(),
+                counters: running.counters.0[number].clone(),
                 accepts: number == 0 && address.is_some(),
             };
             let (factory, spin) = (factory.clone(), self.spin);
+            let remote = running.remote();
             let thread = std::thread::Builder::new()
                 .name(format!("shard {number}"))
-                .spawn(move || drive(Shard::new(driver, factory(parts.number), parts), spin))
+                .spawn(move || {
+                    let mut alarm = Alarm { remote, armed: true };
+                    let end = drive(Shard::new(driver, factory(parts.number), parts), spin);
+                    alarm.armed = end.error.is_some();
+                    end
+                })
+                // Dropped here, `running` ends the shards that were started.
                 .map_err(Error::Thread)?;
-            threads.push(thread);
+            running.threads.push(thread);
         }
-        Ok(Running { address, remote, counters: AllCounters(counters), threads, features })
+        Ok(running)
     }
 }
 
@@ -248,6 +259,8 @@ impl Builder {
 struct Plan {
     shards: u32,
     slots: u32,
+    /// Of the slots of each shard, those for connections that its handler makes.
+    outgoing: u32,
 }
 
 /// A shard's thread.
@@ -262,6 +275,36 @@ fn drive<D: Driver, H: Handler>(mut shard: Shard<D, H>, spin: bool) -> ShardEnd 
         match shard.wait(until) {
             Ok(later) => now = later,
             Err(error) => return ShardEnd { blocks_lost: 0, error: Some(error) },
+        }
+    }
+}
+
+/// Cuts all shards when the one that holds it fails or panics: the others would go on taking
+/// connections, some of them for a shard that is gone.
+struct Alarm {
+    remote: Remote,
+    armed: bool,
+}
+
+impl Drop for Alarm {
+    fn drop(&mut self) {
+        if self.armed {
+            ask_to_drain(&self.remote, Duration::ZERO);
+        }
+    }
+}
+
+/// Has all shards drain.
+fn ask_to_drain(remote: &Remote, within: Duration) {
+    for mailbox in remote.shards.iter() {
+        let mut mail = Mail::Drain(within);
+        // A full mailbox is read within a turn or two, or never, where its shard has ended.
+        for _ in 0..10_000 {
+            match mailbox.put(mail) {
+                Ok(()) => break,
+                Err(back) => mail = back,
+            }
+            std::thread::sleep(Duration::from_millis(1));
         }
     }
 }
@@ -324,7 +367,7 @@ impl Running {
     /// Where a shard had ended early, with the error that it ended with.
     pub fn drain(mut self, within: Duration) -> Result<DrainReport, Error> {
         let before = self.metrics();
-        self.ask_to_drain(within);
+        ask_to_drain(&self.remote, within);
         let ends = self.join()?;
         let after = self.metrics();
         let cut = Reason::CutByDrain.number();
@@ -334,7 +377,7 @@ impl Running {
         Ok(DrainReport { ended: ended - cut, cut, blocks_lost })
     }
 
-    /// Waits until the server ends: never, unless a shard fails.
+    /// Waits until the server ends: never, unless a shard fails, which ends the others too.
     ///
     /// # Errors
     ///
@@ -348,21 +391,12 @@ impl Running {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
-    fn ask_to_drain(&self, within: Duration) {
-        for mailbox in self.remote.shards.iter() {
-            let mut mail = Mail::Drain(within);
-            // A full mailbox is read within a turn or two.
-            while let Err(back) = mailbox.put(mail) {
-                mail = back;
-                std::thread::yield_now();
-            }
-        }
-    }
-
     fn join(&mut self) -> Result<Vec<ShardEnd>, Error> {
+        // All of them, whatever one says.
+        let joined: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
         let mut ends = Vec::new();
-        for thread in self.threads.drain(..) {
-            let mut end = thread.join().map_err(|_| Error::Panicked)?;
+        for end in joined {
+            let mut end = end.map_err(|_| Error::Panicked)?;
             match end.error.take() {
                 Some(error) => return Err(Error::Shard(error)),
                 None => ends.push(end),
@@ -374,8 +408,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if !self.threads.is_empty() && !self.has_ended() {
-            self.ask_to_drain(Duration::ZERO);
+        if !self.threads.is_empty() {
+            ask_to_drain(&self.remote, Duration::ZERO);
             let _ = self.join();
         }
     }

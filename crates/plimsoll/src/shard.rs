@@ -9,6 +9,8 @@ mod ending;
 mod reading;
 mod writing;
 
+#[cfg(all(test, target_os = "linux"))]
+mod held;
 #[cfg(test)]
 mod simulated;
 
@@ -55,6 +57,8 @@ pub(crate) struct Parts<S> {
     pub limits: Limits,
     /// Slots in the table.
     pub slots: u32,
+    /// Of these, the most that its handler may connect.
+    pub outgoing: u32,
     pub arena: Arena,
     pub links: Arc<[Link<S>]>,
     pub ledger: Arc<Ledger>,
@@ -139,7 +143,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 wheel: Wheel::new(now),
                 limits: parts.limits.session(),
                 touched: Vec::with_capacity(parts.slots as usize),
-                connects: Vec::with_capacity(parts.slots as usize),
+                connects: Vec::with_capacity(parts.outgoing as usize),
+                outgoing_left: parts.outgoing,
                 shown: None,
                 counters: parts.counters,
                 draining: false,
@@ -174,7 +179,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.settle();
         self.cut_when_due();
         self.count();
-        if more_mail || more_timers {
+        let may_feed = self.hungry.head != NONE && self.core.arena.available() > 0;
+        if more_mail || more_timers || may_feed {
             return Some(now);
         }
         let accept = self.acceptor.as_ref().and_then(Acceptor::next);
@@ -265,9 +271,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Reads some of the mailbox. Returns whether there may be more.
     fn read_mail(&mut self) -> bool {
         self.adopt_handed();
-        let mailbox = self.links[self.core.shard as usize].mailbox.clone();
         for _ in 0..MAIL_PER_TURN {
-            let Some(mail) = mailbox.take() else { return false };
+            let Some(mail) = self.links[self.core.shard as usize].mailbox.take() else {
+                return false;
+            };
             self.read_one(mail);
             self.settle();
         }

@@ -45,7 +45,7 @@ use self::lent::Lent;
 use self::ops::Target;
 pub use self::preflight::probe;
 use self::ring::Ring;
-use self::slots::{CLOSING, HALF_CLOSE_WAITS, STOPPING, Slot};
+use self::slots::{CLOSING, HALF_CLOSE_WAITS, Slot};
 pub use self::unavailable::Unavailable;
 use self::wake::Doorbell;
 use super::{
@@ -208,6 +208,9 @@ impl Uring {
             None
         };
         notes.push(format!("descriptors: {}", if direct { "direct" } else { "plain" }));
+        // Before what is only dropped by hand: it may fail.
+        let doorbell = Doorbell::new().map_err(|error| Unavailable::of_setup(&error))?;
+        let doorbell = Arc::new(doorbell);
         let places = config.slots.min(MAX_ACCEPTS) + MAX_HANDED;
         let slots = config.slots as usize;
         Ok(Self {
@@ -225,7 +228,7 @@ impl Uring {
             handed: vec![NOT_HANDED; MAX_HANDED as usize],
             listener: None,
             ready: VecDeque::with_capacity(slots * 2 + MAX_HANDED as usize),
-            doorbell: Arc::new(Doorbell::new().map_err(|error| Unavailable::of_setup(&error))?),
+            doorbell,
             bell_armed: false,
             leaving: false,
             features: Features { name: "uring", streams, notes },
@@ -486,7 +489,6 @@ impl Driver for Uring {
         let target = self.target(token.slot());
         let slot = self.slot(token);
         slot.begin(token);
-        slot.unset(STOPPING);
         self.ring.push(ops::stream(target, buffers::GROUP, token.bits()));
     }
 
@@ -498,7 +500,6 @@ impl Driver for Uring {
         if token.kind() == Kind::Park {
             self.ring.push(ops::unpark(token.bits(), QUIET));
         } else {
-            slot.set(STOPPING);
             self.ring.push(ops::cancel(token.bits(), QUIET));
         }
     }

@@ -61,7 +61,10 @@ pub enum Error {
     /// A shard ended with an error of the kernel's.
     #[error("a shard ended: {0}")]
     Shard(#[source] io::Error),
-    /// A shard panicked: a bug in the engine, since a handler's panic costs a session only.
-    #[error("a shard panicked: this is a bug in plimsoll")]
+    /// A shard panicked. Callbacks that panic cost a session only: so the factory did, or the
+    /// `default` or `drop` of a handler's state, or it is a bug in the engine.
+    #[error(
+        "a shard panicked, outside of a callback: look at the handler's factory and state; if it is neither, this is a bug in plimsoll"
+    )]
     Panicked,
 }

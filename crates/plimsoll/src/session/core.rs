@@ -16,6 +16,9 @@ use crate::driver::Nanos;
 use crate::metrics::Counters;
 use crate::reason::Reason;
 
+/// The longest time that a handler's timer can be set to.
+const LONGEST_TIMER: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// What became of bytes that were to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Queue {
@@ -59,22 +62,26 @@ pub(crate) struct Core<S> {
     /// Slots that a handler, the mailbox or the wheel did something to.
     pub touched: Vec<u32>,
     pub connects: Vec<Connect>,
+    /// How many more may be connected: the others' slots are for accepts.
+    pub outgoing_left: u32,
     pub shown: Option<Shown>,
     pub counters: Arc<Counters>,
     pub draining: bool,
 }
 
 impl<S: Default> Core<S> {
-    /// Takes a slot for an outgoing connection; `None` where all are used, or while draining.
+    /// Takes a slot for an outgoing connection; `None` where as many are connected as may be,
+    /// or while draining.
     pub(crate) fn connect(
         &mut self,
         remote: SocketAddr,
         source: Option<SocketAddr>,
     ) -> Option<SessionId> {
-        if self.draining || self.connects.len() == self.connects.capacity() {
+        if self.draining || self.outgoing_left == 0 {
             return None;
         }
         let slot = self.table.take()?;
+        self.outgoing_left -= 1;
         let session = self.table.get(slot);
         session.become_(Life::Connecting);
         session.peer = remote;
@@ -222,7 +229,8 @@ impl<S> Core<S> {
 
     /// Sets or clears the handler's timer.
     pub(crate) fn set_timer(&mut self, slot: u32, after: Option<Duration>) {
-        let due = after.map(|after| Tick::not_before(self.now).after(after));
+        // Ticks compare over half of their range: a year is as good as never.
+        let due = after.map(|after| Tick::not_before(self.now.after(after.min(LONGEST_TIMER))));
         self.table.get(slot).timer = due;
         self.rearm(slot);
     }

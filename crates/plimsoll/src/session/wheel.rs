@@ -83,6 +83,8 @@ pub(crate) struct Wheel {
     heads: Box<[u32; BUCKETS]>,
     occupied: [u64; BUCKETS / 64],
     now: Tick,
+    /// The time of the last look, in ticks that do not wrap.
+    clock: u64,
     armed: usize,
 }
 
@@ -93,6 +95,7 @@ impl Wheel {
             heads: Box::new([NONE; BUCKETS]),
             occupied: [0; BUCKETS / 64],
             now: Tick::at(now),
+            clock: now.0 >> TICK_SHIFT,
             armed: 0,
         }
     }
@@ -143,6 +146,7 @@ impl Wheel {
         most: usize,
     ) {
         let target = Tick::at(now);
+        self.clock = now.0 >> TICK_SHIFT;
         if self.armed == 0 {
             self.now = target;
             return;
@@ -201,8 +205,8 @@ impl Wheel {
                 self.occupied[bucket / 64] >> (bucket % 64) & 1 == 1
             })
             .unwrap_or(0);
-        // Ticks are kept in 32 bits, and so this is right for the first 2.3 years of a process.
-        Some(Nanos(u64::from(start.wrapping_add(ahead)) << TICK_SHIFT))
+        let from_clock = start.wrapping_add(ahead).wrapping_sub(self.clock as u32) as i32;
+        Some(Nanos(self.clock.saturating_add_signed(from_clock.into()) << TICK_SHIFT))
     }
 }
 
@@ -258,6 +262,20 @@ mod tests {
         }
         fired.sort_unstable();
         assert_eq!(fired, (0..3000).filter(|slot| *slot != 5).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_machine_that_has_been_up_for_years_sleeps_as_well() {
+        let up = (7 << 32) - 2;
+        let mut nodes = vec![Node::default(); 1];
+        let mut wheel = Wheel::new(Nanos(up * TICK));
+        wheel.arm(&mut nodes, 0, Tick::at(Nanos((up + 5) * TICK)));
+        assert_eq!(wheel.next(), Some(Nanos((up + 5) * TICK)));
+        let mut due = Vec::new();
+        wheel.advance(&mut nodes, Nanos((up + 4) * TICK), &mut due, 1);
+        assert_eq!((wheel.next(), due.len()), (Some(Nanos((up + 5) * TICK)), 0));
+        wheel.advance(&mut nodes, Nanos((up + 5) * TICK), &mut due, 1);
+        assert_eq!(due, [0]);
     }
 
     #[test]

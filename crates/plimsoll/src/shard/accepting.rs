@@ -150,6 +150,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 self.core.wheel.disarm(&mut self.core.table, slot);
                 self.core.touched.retain(|touched| *touched != slot);
                 self.core.table.release(slot);
+                self.core.outgoing_left += 1;
             }
             // Given up meanwhile: its close is in flight.
             _ => self.release_if_over(slot),
@@ -158,7 +159,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// A session begins: its handler is told, and may refuse it.
     fn begin(&mut self, slot: u32, peer: SocketAddr) {
-        let tick = Tick::at(self.core.now);
+        let tick = Tick::not_before(self.core.now);
         let session = self.core.table.get(slot);
         session.become_(Life::Open);
         session.peer = peer;
@@ -174,7 +175,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.core.table.get(slot).end(Reason::Refused);
             self.core.abort(slot);
         }
-        if self.core.draining {
+        if self.was_cut {
+            self.core.table.get(slot).end(Reason::CutByDrain);
+            self.core.abort(slot);
+        } else if self.core.draining {
             self.core.close(slot, Reason::Drained);
         }
         self.core.rearm(slot);

@@ -68,7 +68,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         self.core.wheel.disarm(&mut self.core.table, slot);
         self.core.table.release(slot);
-        if !outgoing {
+        if outgoing {
+            self.core.outgoing_left += 1;
+        } else {
             self.ledger.release(self.core.shard);
         }
     }

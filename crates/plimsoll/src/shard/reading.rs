@@ -23,7 +23,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if !self.wants_bytes(slot) {
             return self.stop_reading(slot);
         }
-        if !self.core.table.get(slot).inbox.is_empty() {
+        let session = self.core.table.get(slot);
+        if !session.inbox.is_empty() && !session.marks.wants_more {
             self.show_inbox(slot);
             if !self.wants_bytes(slot) {
                 return self.stop_reading(slot);
@@ -42,22 +43,25 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     fn start_reading(&mut self, slot: u32) {
-        match self.profile {
-            Profile::Connections => {
-                let session = self.core.table.get(slot);
-                session.reading = Reading::Parked;
-                session.in_flight.post(Kind::Park);
-                let token = self.token(Kind::Park, slot);
-                self.driver.park(token);
-            }
-            Profile::Throughput if self.provide > 0 => {
-                let session = self.core.table.get(slot);
-                session.reading = Reading::Receiving;
-                session.in_flight.post(Kind::Receive);
-                let token = self.token(Kind::Receive, slot);
-                self.driver.stream(token);
-            }
-            Profile::Throughput => self.post_receive(slot),
+        // Receives posted ahead, which an idle peer never completes, take no more than half of the
+        // blocks: the others serve outboxes, and those who park.
+        let blocks = self.core.arena.available();
+        let ahead =
+            self.profile == Profile::Throughput && blocks * 2 > self.memory.blocks() as usize;
+        if self.provide > 0 {
+            let session = self.core.table.get(slot);
+            session.reading = Reading::Receiving;
+            session.in_flight.post(Kind::Receive);
+            let token = self.token(Kind::Receive, slot);
+            self.driver.stream(token);
+        } else if ahead {
+            self.post_receive(slot);
+        } else {
+            let session = self.core.table.get(slot);
+            session.reading = Reading::Parked;
+            session.in_flight.post(Kind::Park);
+            let token = self.token(Kind::Park, slot);
+            self.driver.park(token);
         }
     }
 
@@ -77,7 +81,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let session = self.core.table.get(slot);
         if session.reading == Reading::Receiving && session.in_flight.has(Kind::Receive) {
             session.reading = Reading::Paused;
-            if self.provide > 0 {
+            // A close has cancelled it already.
+            if self.provide > 0 && session.is_alive() {
                 let token = self.token(Kind::Receive, slot);
                 self.driver.stop(token);
             }
@@ -125,7 +130,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 self.core.touch(slot);
             }
             (Ok(count), Some(lease)) => {
-                session.active = Tick::at(self.core.now);
+                session.active = Tick::not_before(self.core.now);
                 session.marks.heard = true;
                 self.core.counters.received_bytes.add(u64::from(count));
                 self.take_in(slot, lease, count);
@@ -161,10 +166,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         }
         let consumed = self.show(slot, &lease, 0, count);
-        if consumed == 0 && count as usize == self.memory.block_bytes() {
-            self.too_long(slot);
-        }
-        if 0 < consumed && consumed < count {
+        if consumed == 0 {
+            self.core.table.get(slot).marks.wants_more = true;
+            if count as usize == self.memory.block_bytes() {
+                self.too_long(slot);
+            }
+        } else if consumed < count {
             // It may want the rest at once: whoever consumes is shown what is left.
             self.core.touch(slot);
         }
@@ -174,6 +181,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Puts received bytes behind those that are held: into the room of the last block first.
     fn keep(&mut self, slot: u32, lease: Lease, count: u32) {
         let session = self.core.table.get(slot);
+        session.marks.wants_more = false;
         let bytes = &lease.bytes(&self.memory)[..count as usize];
         let start = session.inbox.fill_tail(&mut self.core.links, &self.memory, bytes) as u32;
         if start == count {
@@ -195,10 +203,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 self.after_shown(slot, lease, (start + consumed, end));
                 continue;
             }
-            self.core.shown = None;
+            self.copy_sent(slot);
             match self.join(slot, lease, start, end) {
                 Joined::More => {}
-                Joined::NoMore => return,
+                Joined::NoMore => {
+                    self.core.table.get(slot).marks.wants_more = true;
+                    return;
+                }
                 Joined::Full => return self.too_long(slot),
             }
         }
@@ -247,9 +258,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// what it did not consume stays in the inbox, and with neither the block is free.
     fn after_shown(&mut self, slot: u32, lease: Lease, rest: (u32, u32)) {
         let held = rest.0 < rest.1;
-        if held && !self.core.copy_shown(slot) {
-            self.core.table.get(slot).end(Reason::NoBuffer);
-            self.core.abort(slot);
+        if held {
+            self.copy_sent(slot);
         }
         let sent = self.core.shown.take().and_then(|shown| shown.sent);
         let session = self.core.table.get(slot);
@@ -265,9 +275,23 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
+    /// Copies what the handler sent of the block that it was shown, which is still held, to the
+    /// outbox.
+    fn copy_sent(&mut self, slot: u32) {
+        if !self.core.copy_shown(slot) {
+            self.core.table.get(slot).end(Reason::NoBuffer);
+            self.core.abort(slot);
+        }
+        self.core.shown = None;
+    }
+
+    /// Nothing was consumed of a whole block. Whoever has paused, or has a full outbox, may do so
+    /// when it is shown again.
     fn too_long(&mut self, slot: u32) {
-        self.core.table.get(slot).end(Reason::MessageTooLong);
-        self.core.abort(slot);
+        if self.wants_bytes(slot) {
+            self.core.table.get(slot).end(Reason::MessageTooLong);
+            self.core.abort(slot);
+        }
     }
 
     fn give_back(&mut self, lease: Option<Lease>) {

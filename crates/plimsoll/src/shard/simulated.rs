@@ -161,6 +161,7 @@ impl Ship {
                     profile,
                     limits: limits.clone(),
                     slots: SLOTS,
+                    outgoing: 0,
                     arena,
                     links: links.clone(),
                     ledger: ledger.clone(),

@@ -53,7 +53,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         match result {
             Ok(taken) => {
                 session.outbox.consume(&mut self.core.links, &mut self.core.arena, taken);
-                session.active = Tick::at(self.core.now);
+                // What we send does not put off the deadline for the peer's first byte.
+                let heard = session.marks.heard || session.marks.outgoing;
+                if heard || self.core.limits.first_byte_timeout.is_none() {
+                    session.active = Tick::not_before(self.core.now);
+                }
                 session.marks.blocked = !session.outbox.is_empty();
                 self.core.counters.sent_bytes.add(u64::from(taken));
                 if session.marks.blocked || session.marks.ask_for_more() {
@@ -76,6 +80,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let session = self.core.table.get(slot);
         if session.marks.over_high && session.outbox.len() <= low {
             session.marks.over_high = false;
+            session.marks.wants_more = false;
             if session.life == Life::Open {
                 self.call(slot, H::on_writable);
             }

@@ -80,11 +80,6 @@ impl Buffers {
         self.spare.push(lease);
     }
 
-    /// Whether there are blocks beyond those taken: a receive that found none may try again.
-    pub(super) fn has_some(&self) -> bool {
-        self.shown_count > 0 || !self.spare.is_empty()
-    }
-
     /// Shows the kernel more at once, after it has run out.
     pub(super) fn widen(&mut self) {
         self.wanted = (self.wanted * 2).min(u32::from(self.mask) + 1);

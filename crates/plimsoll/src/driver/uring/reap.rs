@@ -7,8 +7,8 @@ use io_uring::cqueue;
 
 use super::errno::outcome;
 use super::ring::BATCH;
-use super::slots::{CLOSED, CLOSING, HALF_CLOSE_WAITS, STOPPING};
-use super::{BELL, OTHERWISE, QUIET, Source, Uring, buffers, ops};
+use super::slots::{CLOSED, CLOSING, HALF_CLOSE_WAITS};
+use super::{BELL, OTHERWISE, QUIET, Source, Uring, ops};
 use crate::buffer::Lease;
 use crate::driver::{Completion, Driver, Kind, Nanos, Token};
 
@@ -175,29 +175,13 @@ impl Uring {
         if cqueue::more(flags) {
             return out.push(completion(token, result, lease, true));
         }
-        if result == -libc::ENOBUFS && self.stream_again(token) {
-            return;
+        if result == -libc::ENOBUFS
+            && let Some(buffers) = &mut self.shared.buffers
+        {
+            // Not posted again here: the caller may want to stop, once it has seen what came.
+            buffers.widen();
         }
-        self.slot(token).unset(STOPPING);
         self.ended(token, result, lease, out);
-    }
-
-    /// A stream found no block: posts it again, if there are blocks that it was not shown.
-    fn stream_again(&mut self, token: Token) -> bool {
-        let leaving = self.leaving;
-        let slot = self.slot(token);
-        if slot.has(CLOSING) || slot.has(STOPPING) || leaving {
-            return false;
-        }
-        let Some(buffers) = &mut self.shared.buffers else { return false };
-        if !buffers.has_some() {
-            return false;
-        }
-        buffers.widen();
-        self.show_buffers();
-        let target = self.target(token.slot());
-        self.ring.push(ops::stream(target, buffers::GROUP, token.bits()));
-        true
     }
 
     fn sent(&mut self, token: Token, result: i32, out: &mut Vec<Completion>) {

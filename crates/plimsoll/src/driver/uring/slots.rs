@@ -9,8 +9,6 @@ pub(super) const CLOSING: u8 = 1 << 0;
 pub(super) const CLOSED: u8 = 1 << 1;
 /// A half-close waits until the send in flight has completed.
 pub(super) const HALF_CLOSE_WAITS: u8 = 1 << 2;
-/// The receive in flight is to end: it is not posted again for want of buffers.
-pub(super) const STOPPING: u8 = 1 << 3;
 
 /// A slot's state.
 #[derive(Default)]
