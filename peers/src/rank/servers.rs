@@ -109,7 +109,9 @@ impl Server {
             if let Ok(address) = announced.try_recv() {
                 self.address = address;
             }
-            if TcpStream::connect(self.address).is_ok() {
+            // Not the server of another runner, which took the port first: ours is alive.
+            let answers = TcpStream::connect(self.address).is_ok();
+            if answers && !self.ended() {
                 return Ok(());
             }
             if self.ended() {
@@ -199,8 +201,9 @@ fn find(program: &str) -> PathBuf {
 
 /// An address on which nobody listens at this moment.
 fn free_port() -> Result<SocketAddrV4, Failure> {
-    // Starting points differ between runners that are started together.
-    let offset = (std::process::id() % u32::from(PORTS.end - PORTS.start)) as u16;
+    // Starting points of runners that are started together are further apart than they have
+    // servers: a port is only free until somebody else asks.
+    let offset = (std::process::id().wrapping_mul(64) % u32::from(PORTS.end - PORTS.start)) as u16;
     PORTS
         .map(|port| PORTS.start + (port - PORTS.start + offset) % (PORTS.end - PORTS.start))
         .map(|port| SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))
