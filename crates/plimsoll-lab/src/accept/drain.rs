@@ -143,7 +143,12 @@ fn connect(address: SocketAddr, timeout: Duration) -> Result<Socket> {
         let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
         socket.set_linger(Some(Duration::ZERO))?;
         socket.set_write_timeout(Some(timeout.max(Duration::from_millis(1))))?;
-        socket.connect(&address.into())?;
+        // Ctrl-C interrupts a connect that blocks; asked again, it goes on where it was (connect(2)).
+        while let Err(error) = socket.connect(&address.into()) {
+            if error.kind() != std::io::ErrorKind::Interrupted {
+                return Err(error);
+            }
+        }
         Ok(socket)
     };
     made().map_err(|error| machine("fill the accept queue", &error))
