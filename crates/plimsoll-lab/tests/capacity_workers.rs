@@ -26,6 +26,7 @@ fn connect(target: std::net::SocketAddr, count: u64) -> Request {
         in_flight: 8,
         timeout_ms: 60_000,
         failures: 1,
+        one_cpu: false,
     })
 }
 

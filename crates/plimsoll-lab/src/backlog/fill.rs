@@ -20,6 +20,8 @@ const TICKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_m
 const SLOW_TICK: Duration = Duration::from_millis(250);
 /// Connects in flight in one worker. On loopback they are over at once; a full queue keeps them.
 const IN_FLIGHT: usize = 16;
+/// How many connections before the queue is full the last stretch begins.
+const LAST_STRETCH: u64 = 64;
 /// So many failures in a row end a run.
 const FAILURES: u32 = 16;
 
@@ -167,13 +169,21 @@ impl<'a> Fill<'a> {
         self.parts.iter().filter(|part| part.at_work.is_some()).count()
     }
 
-    /// Gives work to as many workers as there are CPUs: to those with room, then to new ones.
+    /// Gives work to as many workers as there are CPUs: to those with room, then to new ones. The
+    /// last stretch before the queue is full is one worker's, on one CPU: two handshakes that end
+    /// at the same instant would both see the last place free, and the queue hold one too many.
     fn dispatch(&mut self) -> Result<()> {
+        let wanted = self.options.stop_at.unwrap_or(u64::MAX);
+        let brink = self.granted.map_or(wanted, |granted| granted.saturating_sub(LAST_STRETCH));
         while self.at_work() < self.parallel && self.met.is_none() {
             let asked: u64 =
                 self.parts.iter().filter_map(|part| part.at_work.as_ref()).map(|work| work.0).sum();
-            let wanted = self.options.stop_at.unwrap_or(u64::MAX);
-            let left = wanted.saturating_sub(self.ended.established + asked);
+            let begun = self.ended.established + asked;
+            let last_stretch = begun >= brink.min(wanted);
+            if last_stretch && self.at_work() > 0 {
+                return Ok(());
+            }
+            let left = if last_stretch { wanted } else { brink.min(wanted) }.saturating_sub(begun);
             if left == 0 {
                 return Ok(());
             }
@@ -195,12 +205,12 @@ impl<'a> Fill<'a> {
                     None => return Ok(()),
                 },
             };
-            let idle_hands = (self.parallel - self.at_work()) as u64;
+            let hands = if last_stretch { 1 } else { self.parallel - self.at_work() };
             let room = match self.options.keep {
                 Keep::Open => self.workers.room(worker).saturating_sub(self.parts[worker].held),
                 Keep::Close | Keep::Reset => u64::MAX,
             };
-            let count = left.div_ceil(idle_hands).min(room);
+            let count = left.div_ceil(hands as u64).min(room);
             self.workers.ask(
                 worker,
                 &Request::Connect(Connect {
@@ -211,6 +221,7 @@ impl<'a> Fill<'a> {
                     in_flight: IN_FLIGHT,
                     timeout_ms: self.options.timeout.as_millis() as u64,
                     failures: FAILURES,
+                    one_cpu: last_stretch,
                 }),
             )?;
             let part = &mut self.parts[worker];

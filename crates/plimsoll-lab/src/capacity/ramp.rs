@@ -199,6 +199,7 @@ impl<'a> Ramp<'a> {
                 in_flight: IN_FLIGHT,
                 timeout_ms: self.options.timeout.as_millis() as u64,
                 failures,
+                one_cpu: false,
             }),
         )?;
         let connected = self.connected(worker)?;

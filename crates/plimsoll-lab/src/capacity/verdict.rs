@@ -199,6 +199,7 @@ fn from_another(ramp: &mut Ramp<'_>, source: IpAddr) -> Result<u64> {
             in_flight: PROOF as usize,
             timeout_ms: ramp.options.timeout.as_millis() as u64,
             failures: 16,
+            one_cpu: false,
         }),
     )?;
     let patience = ramp.options.timeout * 2 + Duration::from_secs(1);

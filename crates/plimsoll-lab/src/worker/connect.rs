@@ -10,6 +10,7 @@ use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::protocol::{Connect, Connected, Keep, Tally, Why};
@@ -20,6 +21,27 @@ const PATIENCE: Duration = Duration::from_millis(10);
 const BATCH: usize = 32;
 /// Time between two reports of progress.
 const REPORT_EVERY: Duration = Duration::from_millis(25);
+
+/// Keeps this thread on the CPU that it is on, as long as it lives. A kernel that says no is
+/// heeded: the request is carried out all the same.
+struct OneCpu(Option<CpuSet>);
+
+impl OneCpu {
+    fn enter() -> Self {
+        let before = sched_getaffinity(None).ok();
+        let mut here = CpuSet::new();
+        here.set(sched_getcpu());
+        Self(before.filter(|_| sched_setaffinity(None, &here).is_ok()))
+    }
+}
+
+impl Drop for OneCpu {
+    fn drop(&mut self) {
+        if let Some(before) = &self.0 {
+            let _ = sched_setaffinity(None, before);
+        }
+    }
+}
 
 struct Pending {
     socket: Socket,
@@ -64,6 +86,7 @@ impl<'a> Connecting<'a> {
         mut stop: impl FnMut() -> bool,
         mut progress: impl FnMut(&Tally),
     ) -> Connected {
+        let _one_cpu = self.ask.one_cpu.then(OneCpu::enter);
         let mut reported = Instant::now();
         let why = loop {
             if stop() {

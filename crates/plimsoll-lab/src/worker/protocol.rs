@@ -82,6 +82,9 @@ pub struct Connect {
     pub timeout_ms: u64,
     /// So many failures in a row end it.
     pub failures: u32,
+    /// Whether all of it happens on one CPU. On loopback a handshake is carried out where its
+    /// packets are sent: from one CPU no two end at the same instant.
+    pub one_cpu: bool,
 }
 
 /// Counts of one [`Request::Connect`], so far.
