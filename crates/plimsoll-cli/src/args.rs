@@ -238,7 +238,7 @@ pub(crate) struct TimeoutArgs {
 pub(crate) struct Text(pub(crate) Vec<u8>);
 
 /// Reads C escapes; anything else stands for itself.
-fn unescape(text: &str) -> Result<Text, String> {
+pub(crate) fn unescape(text: &str) -> Result<Text, String> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.chars();
     while let Some(character) = rest.next() {

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use clap::Args;
+use plimsoll::{DryRun, Limits, Shed, WhenFull};
 use plimsoll_lab::{Error, Result, units};
 use serde::{Deserialize, Deserializer};
 
@@ -62,11 +63,15 @@ pub(crate) struct LimitArgs {
     /// Connections accepted per second [default: no bound]
     #[arg(long, value_name = "N", value_parser = crate::args::count)]
     pub(crate) max_accept_rate: Option<u64>,
+    /// What becomes of who comes to a full server, or with too many connections from one peer:
+    /// `wait` in the backlog, `reset`, or `tell:TEXT` (C escapes) [default: wait]
+    #[arg(long, value_name = "WHAT")]
+    pub(crate) when_full: Option<String>,
     /// Throughput profile: sessions that are read at a time, the others wait their turn
-    /// [default: 100]
+    /// [default: all are read]
     #[arg(long, value_name = "N", value_parser = crate::args::count)]
     pub(crate) service_set: Option<u64>,
-    /// Throughput profile: how long a session is read before the next has its turn
+    /// Throughput profile: how long a session is read before the next has its turn [default: 2s]
     #[arg(long, value_name = "T", value_parser = crate::args::duration)]
     #[serde(deserialize_with = "time")]
     pub(crate) service_time: Option<Duration>,
@@ -94,7 +99,11 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "BYTES", value_parser = crate::args::size)]
     #[serde(deserialize_with = "size")]
     pub(crate) buffer_bytes: Option<u64>,
-    /// Memory of all shards that may be pinned [default: what the system allows]
+    /// Connections that are made ready for at start: their slots and buffers [default: 0]
+    #[arg(long, value_name = "N", value_parser = crate::args::count)]
+    pub(crate) warm_up: Option<u64>,
+    /// Buffers of all shards that may be posted to the kernel, and pinned by it, at once
+    /// [default: all of them]
     #[arg(long, value_name = "BYTES", value_parser = crate::args::size)]
     #[serde(deserialize_with = "size")]
     pub(crate) pinned_bytes: Option<u64>,
@@ -106,10 +115,31 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "T", value_parser = crate::args::duration)]
     #[serde(deserialize_with = "time")]
     pub(crate) idle_timeout: Option<Duration>,
-    /// Bytes per second that a peer with a full outbox must acknowledge [default: no bound]
+    /// Bytes per second that a peer must acknowledge while its outbox is blocked, over 5 s
+    /// [default: no bound]
     #[arg(long, value_name = "BYTES", value_parser = crate::args::size)]
     #[serde(deserialize_with = "size")]
     pub(crate) drain_rate: Option<u64>,
+    /// After how long a silence the kernel asks whether a peer is still there; it is given up
+    /// within twice this time [default: never asked]
+    #[arg(long, value_name = "T", value_parser = crate::args::duration)]
+    #[serde(deserialize_with = "time")]
+    pub(crate) keep_alive: Option<Duration>,
+    /// How long sent bytes may stay unacknowledged, TCP_USER_TIMEOUT [default: the system's]
+    #[arg(long, value_name = "T", value_parser = crate::args::duration)]
+    #[serde(deserialize_with = "time")]
+    pub(crate) user_timeout: Option<Duration>,
+    /// Whom to give up first when the machine runs out of memory: `longest-idle`,
+    /// `slowest-reader` or `newest` [default: longest-idle]
+    #[arg(long, value_name = "WHOM")]
+    pub(crate) shed: Option<String>,
+    /// Limits that are counted and not kept, by the reason they end sessions with: first_byte_timeout,
+    /// idle_timeout, outbox_hard, peer_limit, shed, slow_reader [default: none]
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) dry_run: Vec<String>,
+    /// The backlog asked of listen(2); net.core.somaxconn caps it [default: 4096]
+    #[arg(long, value_name = "N", value_parser = crate::args::count)]
+    pub(crate) backlog: Option<u64>,
     /// How long sessions may take to end when the server is asked to stop [default: 10s]
     #[arg(long, value_name = "T", value_parser = crate::args::duration)]
     #[serde(deserialize_with = "time")]
@@ -135,8 +165,96 @@ impl LimitArgs {
             first_byte_timeout: self.first_byte_timeout.or(file.first_byte_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
             drain_rate: self.drain_rate.or(file.drain_rate),
+            when_full: self.when_full.or_else(|| file.when_full.clone()),
+            keep_alive: self.keep_alive.or(file.keep_alive),
+            user_timeout: self.user_timeout.or(file.user_timeout),
+            shed: self.shed.or_else(|| file.shed.clone()),
+            dry_run: if self.dry_run.is_empty() { file.dry_run.clone() } else { self.dry_run },
+            backlog: self.backlog.or(file.backlog),
+            warm_up: self.warm_up.or(file.warm_up),
             drain_deadline: self.drain_deadline.or(file.drain_deadline),
         }
+    }
+}
+
+impl LimitArgs {
+    /// The engine's limits: its defaults, and what was asked for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] where a value is none that the engine knows, or more than it can count.
+    pub(crate) fn of_engine(&self) -> Result<Limits> {
+        let mut limits = Limits::default();
+        let set = |name, value: Option<u64>, limit: &mut u32| {
+            value.map(|value| narrow(name, value).map(|value| *limit = value)).transpose()
+        };
+        set("--max-connections", self.max_connections, &mut limits.max_connections)?;
+        set("--outbox-low", self.outbox_low, &mut limits.outbox_low)?;
+        set("--outbox-high", self.outbox_high, &mut limits.outbox_high)?;
+        set("--outbox-hard", self.outbox_hard, &mut limits.outbox_hard)?;
+        set("--warm-up", self.warm_up, &mut limits.warm_up)?;
+        set("--backlog", self.backlog, &mut limits.backlog)?;
+        let cap = |name, value: Option<u64>| value.map(|value| narrow(name, value)).transpose();
+        limits.max_per_peer = cap("--max-per-peer", self.max_per_peer)?;
+        limits.max_accept_rate = cap("--max-accept-rate", self.max_accept_rate)?;
+        limits.service_set = cap("--service-set", self.service_set)?;
+        limits.drain_rate = cap("--drain-rate", self.drain_rate)?;
+        let size = |name, value: Option<u64>| value.map(|value| narrow(name, value)).transpose();
+        limits.kernel_send = size("--kernel-send", self.kernel_send)?;
+        limits.kernel_receive = size("--kernel-receive", self.kernel_receive)?;
+        limits.pinned_bytes = size("--pinned-bytes", self.pinned_bytes)?;
+        limits.buffer_bytes =
+            size("--buffer-bytes", self.buffer_bytes)?.unwrap_or(limits.buffer_bytes);
+        limits.service_time = self.service_time.unwrap_or(limits.service_time);
+        limits.first_byte_timeout = self.first_byte_timeout;
+        limits.idle_timeout = self.idle_timeout;
+        limits.keep_alive = self.keep_alive;
+        limits.user_timeout = self.user_timeout;
+        limits.when_full = self.when_full.as_deref().map_or(Ok(WhenFull::Wait), when_full)?;
+        limits.shed = self.shed.as_deref().map_or(Ok(Shed::default()), shed)?;
+        for name in &self.dry_run {
+            if !limits.dry_run.add(name) {
+                let known = DryRun::NAMES.join(", ");
+                return Err(Error::usage(
+                    format!("`{name}` is no limit that can be in dry run"),
+                    format!("one of: {known}"),
+                ));
+            }
+        }
+        Ok(limits)
+    }
+}
+
+fn narrow<T: TryFrom<u64>>(name: &str, value: u64) -> Result<T> {
+    T::try_from(value).map_err(|_| {
+        Error::usage(format!("{name} {value} is more than the engine can count"), "ask for less")
+    })
+}
+
+fn when_full(text: &str) -> Result<WhenFull> {
+    match text.split_once(':') {
+        None if text == "wait" => Ok(WhenFull::Wait),
+        None if text == "reset" => Ok(WhenFull::Reset),
+        Some(("tell", message)) if !message.is_empty() => {
+            let message = crate::args::unescape(message)
+                .map_err(|cause| Error::usage(cause, "write a message with C escapes"))?;
+            Ok(WhenFull::Tell(message.0))
+        }
+        _ => Err(Error::usage(
+            format!("`{text}` is no way to treat who finds a full server"),
+            "one of: wait, reset, tell:TEXT",
+        )),
+    }
+}
+
+fn shed(text: &str) -> Result<Shed> {
+    match text {
+        "longest-idle" => Ok(Shed::LongestIdle),
+        "slowest-reader" => Ok(Shed::SlowestReader),
+        "newest" => Ok(Shed::Newest),
+        _ => Err(Error::usage(
+            format!("`{text}` is no way to choose whom to give up"),
+            "one of: longest-idle, slowest-reader, newest",
+        )),
     }
 }
 
@@ -189,6 +307,36 @@ mod tests {
         let both = flags.or(&file.limits);
         assert_eq!(both.max_connections, Some(9));
         assert_eq!(both.service_time, Some(Duration::from_millis(150)));
+    }
+
+    #[test]
+    fn every_limit_reaches_the_engine() {
+        let file: Config = toml::from_str(
+            "[limits]\nmax_per_peer = 3\nmax_accept_rate = 40\nwhen_full = \"tell:busy\\\\n\"\n\
+             service_set = 100\nservice_time = \"1s\"\npinned_bytes = \"1MiB\"\ndrain_rate = 500\n\
+             keep_alive = 30\nuser_timeout = \"5s\"\nshed = \"newest\"\nbacklog = 9\nwarm_up = 7\n\
+             dry_run = [\"idle_timeout\"]\n",
+        )
+        .unwrap();
+        let limits = file.limits.of_engine().unwrap();
+        assert_eq!((limits.max_per_peer, limits.max_accept_rate), (Some(3), Some(40)));
+        assert_eq!(limits.when_full, WhenFull::Tell(b"busy\n".to_vec()));
+        assert_eq!((limits.service_set, limits.service_time.as_secs()), (Some(100), 1));
+        assert_eq!((limits.pinned_bytes, limits.drain_rate), (Some(1 << 20), Some(500)));
+        assert_eq!(limits.keep_alive, Some(Duration::from_secs(30)));
+        assert_eq!(limits.user_timeout, Some(Duration::from_secs(5)));
+        assert_eq!((limits.shed, limits.backlog, limits.warm_up), (Shed::Newest, 9, 7));
+        assert_ne!(limits.dry_run, DryRun::default());
+        for (wrong, name) in [
+            (LimitArgs { when_full: Some("tell:".into()), ..LimitArgs::default() }, "tell:"),
+            (LimitArgs { shed: Some("oldest".into()), ..LimitArgs::default() }, "oldest"),
+            (LimitArgs { dry_run: vec!["closed".into()], ..LimitArgs::default() }, "closed"),
+            (LimitArgs { max_per_peer: Some(1 << 40), ..LimitArgs::default() }, "--max-per-peer"),
+        ] {
+            let error = wrong.of_engine().expect_err(name);
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(name), "{error}");
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod args;
 mod commands;
 mod config;
 mod interrupt;
+mod metrics;
 mod output;
 mod progress;
 

@@ -16,7 +16,7 @@ use crate::source;
 
 /// From here on it is no limit: version 1 writes "none" as the largest whole
 /// number of pages, and nothing real comes near 2⁶² bytes.
-const UNLIMITED: u64 = 1 << 62;
+pub(crate) const UNLIMITED: u64 = 1 << 62;
 
 /// A bounded figure of a group.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -118,8 +118,8 @@ impl Cgroup {
         let mounts = source::read_optional("/proc/self/mountinfo").unwrap_or_default();
         let v1 = |controller| chain(membership, &mounts, Some(controller));
         let v2 = chain(membership, &mounts, None);
-        let memory = v1("memory");
-        let mut found = if memory.is_empty() { memory_v2(&v2) } else { memory_v1(&memory) };
+        let (one, memory) = memory_groups(membership, &mounts);
+        let mut found = if one { memory_v1(&memory) } else { memory_v2(&memory) };
         found.pids = tightest(&v1("pids"), "pids.max", "pids.current")
             .or_else(|| tightest(&v2, "pids.max", "pids.current"));
         found.cpu = v1("cpu")
@@ -129,6 +129,12 @@ impl Cgroup {
             .min_by(|one, other| one.cpus().total_cmp(&other.cpus()));
         found
     }
+}
+
+/// The groups that bound a process's memory, its own first, and whether they are of version 1.
+pub(crate) fn memory_groups(membership: &str, mounts: &str) -> (bool, Vec<PathBuf>) {
+    let one = chain(membership, mounts, Some("memory"));
+    if one.is_empty() { (false, chain(membership, mounts, None)) } else { (true, one) }
 }
 
 fn memory_v1(groups: &[PathBuf]) -> Cgroup {
@@ -179,7 +185,7 @@ fn tightest(groups: &[PathBuf], limit: &str, current: &str) -> Option<Bound> {
 }
 
 /// A number, or `max`; `None` is not understood.
-fn parse_limit(text: &str) -> Option<u64> {
+pub(crate) fn parse_limit(text: &str) -> Option<u64> {
     match text.trim() {
         "max" => Some(UNLIMITED),
         number => number.parse().ok(),

@@ -17,6 +17,7 @@
 //! | is anybody waiting for CPU, memory or disk | [`pressure`] | `/proc/pressure` |
 //! | which limits would stop us | [`limits`], [`cgroup`] | `/proc/PID/limits`, `/proc/sys`, the cgroup file systems |
 //! | what has that process used | [`process`] | `/proc/PID`, CPU clocks |
+//! | does memory or do files run short, ten times a second | [`watch`] | the few of these that say so, kept open |
 //! | on which machine was this measured | [`machine`] | `/proc`, `/sys` |
 //!
 //! A counter is only worth something as a difference:
@@ -36,6 +37,9 @@
 //! # }
 //! ```
 //!
+//! Without the feature `diag` (on by default) there is no [`diag`], and nothing of netlink is built:
+//! all else is files.
+//!
 //! # Namespaces
 //!
 //! Network figures ([`netstat`], [`sockstat`], [`diag`], `net.*` in
@@ -48,6 +52,7 @@
 //! function returns [`Error::Unknown`], and what is optional is `None`.
 
 pub mod cgroup;
+#[cfg(feature = "diag")]
 pub mod diag;
 pub mod limits;
 pub mod machine;
@@ -59,6 +64,7 @@ pub mod slab;
 pub mod sockstat;
 mod source;
 mod system;
+pub mod watch;
 
 use std::io;
 use std::path::PathBuf;

@@ -203,30 +203,24 @@ fn number(name: &str) -> Option<u64> {
     sysctl_u64(name).ok()
 }
 
-fn numbers(name: &str) -> Option<Vec<u64>> {
-    sysctl(name).ok()?.split_ascii_whitespace().map(|word| word.parse().ok()).collect()
+fn numbers<const N: usize>(name: &str) -> Option<[u64; N]> {
+    source::numbers(&sysctl(name).ok()?)
 }
 
 fn triple(name: &str) -> Option<Triple> {
-    match numbers(name)?[..] {
-        [min, default, max] => Some(Triple { min, default, max }),
-        _ => None,
-    }
+    let [min, default, max] = numbers(name)?;
+    Some(Triple { min, default, max })
 }
 
 fn pair(name: &str) -> Option<(u16, u16)> {
-    match numbers(name)?[..] {
-        [first, last] => Some((first.try_into().ok()?, last.try_into().ok()?)),
-        _ => None,
-    }
+    let [first, last] = numbers(name)?;
+    Some((first.try_into().ok()?, last.try_into().ok()?))
 }
 
 fn files() -> Option<Files> {
     // The number in the middle is 0 since Linux 2.6.
-    match numbers("fs.file-nr")?[..] {
-        [allocated, _, max] => Some(Files { allocated, max }),
-        _ => None,
-    }
+    let [allocated, _, max] = numbers("fs.file-nr")?;
+    Some(Files { allocated, max })
 }
 
 fn reserved(range: Option<(u16, u16)>) -> Option<u32> {

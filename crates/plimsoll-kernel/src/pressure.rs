@@ -49,7 +49,7 @@ impl Pressure {
     }
 }
 
-fn parse(text: &str) -> Option<Stalls> {
+pub(crate) fn parse(text: &str) -> Option<Stalls> {
     let line = |name: &str| {
         let line = text.lines().find(|line| line.split_ascii_whitespace().next() == Some(name))?;
         let field = |key: &str| {

@@ -64,7 +64,7 @@ fn parse(path: &str, text: &str, text6: Option<&str>) -> Result<Sockstat> {
 }
 
 /// The number after `name` in the line that starts with `group:`.
-fn field(text: &str, group: &str, name: &str) -> Option<u64> {
+pub(crate) fn field(text: &str, group: &str, name: &str) -> Option<u64> {
     let line =
         text.lines().find_map(|line| line.split_once(':').filter(|(start, _)| *start == group))?.1;
     let mut words = line.split_ascii_whitespace();

@@ -65,6 +65,16 @@ pub(crate) fn keyed(text: &str, key: &str) -> Option<u64> {
     })
 }
 
+/// Exactly so many numbers with space between, as in `net.ipv4.tcp_mem`. No allocation.
+pub(crate) fn numbers<const N: usize>(text: &str) -> Option<[u64; N]> {
+    let mut words = text.split_ascii_whitespace();
+    let mut found = [0; N];
+    for number in &mut found {
+        *number = words.next()?.parse().ok()?;
+    }
+    words.next().is_none().then_some(found)
+}
+
 fn cure(path: &str, cause: &io::Error) -> &'static str {
     match (path, cause.kind()) {
         ("/proc/slabinfo", io::ErrorKind::PermissionDenied) => {

@@ -3,20 +3,31 @@
 //! Accepts are posted ahead, each against a permit and for the shard that was the least loaded
 //! then. How many follows the arrivals: when every one posted has completed within a turn there are
 //! twice as many the next time, up to [`MOST_AHEAD`]. Out of permits nothing is posted, and the
-//! backlog holds those who come.
+//! backlog holds those who come; or, where the limits say so, some are accepted to be refused.
 
 use std::time::Duration;
 
+use self::rate::Rate;
 use crate::driver::{Fault, MAX_HANDED, Nanos};
 
 pub(crate) mod ledger;
+pub(crate) mod peers;
+mod rate;
+pub(crate) mod service;
 
 /// The most accepts in flight for slots of the acceptor's own shard.
 pub(crate) const MOST_AHEAD: u32 = 256;
 const FEWEST_AHEAD: u32 = 4;
 
+/// Accepts in flight for those who are to be refused.
+const REFUSING: u32 = 4;
+/// In the place of a shard: who is accepted is to be refused.
+const NOBODYS: u32 = u32::MAX;
+
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
+/// Time between two log lines about accepts that fail.
+const LOG_EVERY: Duration = Duration::from_secs(1);
 
 /// What the acceptor keeps between turns.
 #[derive(Debug)]
@@ -32,12 +43,26 @@ pub(crate) struct Acceptor {
     /// Short of something: nothing is posted until then.
     paused_until: Option<Nanos>,
     pause: Duration,
+    /// Short of descriptors: it goes on as soon as a connection of ours has ended.
+    short_of_files: bool,
+    logged_at: Option<Nanos>,
+    rate: Option<Rate>,
+    /// Accepts in flight for those who are to be refused, and the most.
+    refusing: u32,
+    refuse: u32,
     pub closed: bool,
 }
 
 impl Acceptor {
-    pub(crate) fn new() -> Self {
+    /// An acceptor that accepts so many a second at most, and refuses who finds no permit, or lets
+    /// them wait.
+    pub(crate) fn new(rate: Option<u32>, refuses: bool) -> Self {
         Self {
+            rate: rate.map(Rate::new),
+            refusing: 0,
+            refuse: if refuses { REFUSING } else { 0 },
+            short_of_files: false,
+            logged_at: None,
             posted: 0,
             ahead: FEWEST_AHEAD,
             completed: 0,
@@ -64,9 +89,48 @@ impl Acceptor {
         self.ahead.saturating_sub(self.posted)
     }
 
-    /// When to look again, while paused.
+    /// Whether the rate lets one more accept be posted now.
+    pub(crate) fn rate_allows(&self, now: Nanos) -> bool {
+        self.rate.as_ref().is_none_or(|rate| rate.available(now) > self.posted)
+    }
+
+    /// When to look again: while paused, or when the rate allows one more.
     pub(crate) fn next(&self) -> Option<Nanos> {
-        self.paused_until.filter(|_| !self.closed)
+        if self.closed {
+            return None;
+        }
+        let rate = self.rate.as_ref().filter(|_| self.posted < self.ahead);
+        self.paused_until.or_else(|| rate?.when(self.posted + 1))
+    }
+
+    /// A connection of ours has ended, and its descriptor is free.
+    pub(crate) fn freed(&mut self) {
+        if std::mem::take(&mut self.short_of_files) {
+            self.paused_until = None;
+        }
+    }
+
+    /// Whether it waits for a descriptor to be free.
+    pub(crate) fn is_short_of_files(&self) -> bool {
+        self.short_of_files
+    }
+
+    /// Whether accepts are in flight for those who are to be refused: they serve, where there is
+    /// room by then, and so no others are posted beside them.
+    pub(crate) fn is_refusing(&self) -> bool {
+        self.refusing > 0
+    }
+
+    /// A number for an accept of somebody who is to be refused; `None` where enough are in flight,
+    /// and as long as accepts with a permit are: who comes now is theirs.
+    pub(crate) fn number_to_refuse(&mut self) -> Option<u32> {
+        let enough = self.refusing == self.refuse || self.posted > 0;
+        if enough || self.closed || self.paused_until.is_some() {
+            return None;
+        }
+        let number = self.number_for(NOBODYS)?;
+        self.refusing += 1;
+        Some(number)
     }
 
     /// A number for an accept that is for another shard; `None` where all are in flight.
@@ -76,11 +140,18 @@ impl Acceptor {
         Some(number)
     }
 
-    /// The shard that an accept's number was for; the number is free again.
-    pub(crate) fn target_of(&mut self, number: u32) -> u32 {
+    /// The shard that an accept's number was for, `None` where it was to be refused; the number is
+    /// free again.
+    pub(crate) fn target_of(&mut self, number: u32) -> Option<u32> {
         // Within the capacity that `new` gave it: no allocation.
         self.free_numbers.push(number);
-        self.targets[number as usize]
+        let target = self.targets[number as usize];
+        if target == NOBODYS {
+            // From here on it counts as any other.
+            self.refusing -= 1;
+            self.posted += 1;
+        }
+        (target != NOBODYS).then_some(target)
     }
 
     /// An accept was posted.
@@ -88,14 +159,24 @@ impl Acceptor {
         self.posted += 1;
     }
 
-    /// An accept completed with a connection.
-    pub(crate) fn succeed(&mut self) {
+    /// An accept completed with a connection, which is served.
+    pub(crate) fn succeed(&mut self, now: Nanos) {
         self.posted -= 1;
         self.completed += 1;
         self.pause = SHORTEST_PAUSE;
+        self.short_of_files = false;
+        if let Some(rate) = &mut self.rate {
+            rate.spend(now);
+        }
     }
 
-    /// An accept failed. Returns whether a log line is due: once per pause that grows.
+    /// An accept completed with a connection, which is refused.
+    pub(crate) fn refuse(&mut self) {
+        self.posted -= 1;
+        self.pause = SHORTEST_PAUSE;
+    }
+
+    /// An accept failed. Returns whether a log line is due: one a second at most.
     pub(crate) fn fail(&mut self, fault: Fault, now: Nanos) -> bool {
         self.posted -= 1;
         match fault {
@@ -104,19 +185,24 @@ impl Acceptor {
             // Short of descriptors, files, buffers or memory, or something new: asking again at
             // once would be a hot loop.
             _ => {
-                let first = self.paused_until.is_none();
-                if first {
+                self.short_of_files |=
+                    matches!(fault, Fault::ProcessDescriptors | Fault::SystemDescriptors);
+                if self.paused_until.is_none() {
                     self.paused_until = Some(now.after(self.pause));
                     self.pause = (self.pause * 2).min(LONGEST_PAUSE);
                 }
-                first
+                let due = self.logged_at.is_none_or(|at| now.since(at) >= LOG_EVERY);
+                if due {
+                    self.logged_at = Some(now);
+                }
+                due
             }
         }
     }
 
     /// Accepts in flight.
     pub(crate) fn in_flight(&self) -> u32 {
-        self.posted
+        self.posted + self.refusing
     }
 }
 
@@ -126,13 +212,13 @@ mod tests {
 
     #[test]
     fn accepts_ahead_follow_the_arrivals() {
-        let mut acceptor = Acceptor::new();
+        let mut acceptor = Acceptor::new(None, false);
         let mut ahead = Vec::new();
         for _ in 0..8 {
             let wanted = acceptor.wanted(Nanos(0));
             ahead.push(wanted);
             (0..wanted).for_each(|_| acceptor.post());
-            (0..wanted).for_each(|_| acceptor.succeed());
+            (0..wanted).for_each(|_| acceptor.succeed(Nanos(0)));
         }
         assert_eq!(ahead, [4, 8, 16, 32, 64, 128, 256, 256]);
         for _ in 0..300 {
@@ -143,29 +229,37 @@ mod tests {
 
     #[test]
     fn a_shortage_pauses_longer_and_longer_and_a_success_forgets_it() {
-        let mut acceptor = Acceptor::new();
+        let mut acceptor = Acceptor::new(None, false);
         let mut now = Nanos(0);
         let mut pauses = Vec::new();
+        let mut lines = 0;
         for _ in 0..7 {
             assert!(acceptor.wanted(now) > 0);
             acceptor.post();
             acceptor.post();
-            assert!(acceptor.fail(Fault::SystemDescriptors, now));
-            assert!(!acceptor.fail(Fault::SystemDescriptors, now), "one line per pause");
+            lines += u32::from(acceptor.fail(Fault::SystemDescriptors, now));
+            lines += u32::from(acceptor.fail(Fault::SystemDescriptors, now));
             let until = acceptor.next().unwrap();
             assert_eq!(acceptor.wanted(now), 0);
             pauses.push(until.since(now).as_millis());
             now = until;
         }
-        assert_eq!(pauses[0], 5);
+        assert_eq!((lines, pauses[0]), (1, 5), "one line a second");
         assert!(pauses.windows(2).all(|pair| pair[1] >= pair[0]));
         assert_eq!(*pauses.last().unwrap(), 100);
         acceptor.wanted(now);
         acceptor.post();
         acceptor.post();
-        acceptor.succeed();
+        acceptor.succeed(now);
         assert_eq!(acceptor.pause, SHORTEST_PAUSE);
-        acceptor.fail(Fault::SystemDescriptors, now);
+        acceptor.fail(Fault::ProcessDescriptors, now);
+        assert_eq!(acceptor.wanted(now), 0);
+        acceptor.freed();
+        assert!(acceptor.wanted(now) > 0, "at once");
+        acceptor.post();
+        acceptor.fail(Fault::Memory, now);
+        acceptor.freed();
+        assert_eq!(acceptor.wanted(now), 0, "no descriptor was missing");
         acceptor.closed = true;
         assert_eq!(acceptor.next(), None, "nothing to wake for after the end");
     }

@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::reason::Reason;
+
 /// The limits of a server. [`Limits::default`] holds 10,000 connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -13,6 +15,29 @@ pub struct Limits {
     /// Connections at once, all shards together. Never overshot: each accept is posted against a
     /// permit; who finds no room waits in the listener's backlog. At least 1.
     pub max_connections: u32,
+    /// Connections at once from one peer: an IPv4 address, or a /64 of IPv6. Who comes beyond is
+    /// refused as [`Limits::when_full`] says, or reset where that says to wait: nobody can be left
+    /// in the backlog by address. Costs 48 bytes for each of `max_connections`.
+    pub max_per_peer: Option<u32>,
+    /// Connections accepted in a second, all shards together; who comes faster waits in the
+    /// backlog. Over any time `t` no more than `rate × t` and a tenth of a second's more are accepted.
+    pub max_accept_rate: Option<u32>,
+    /// What becomes of those who come when there are `max_connections`.
+    pub when_full: WhenFull,
+    /// Throughput profile: how many sessions are read at a time, all shards together; the others
+    /// are accepted, and wait for their turn unread, in one line, first come first served. A
+    /// waiting session that ends costs O(those who wait).
+    pub service_set: Option<u32>,
+    /// How long a session of the service set is read while others wait; then it goes to the end of
+    /// the line, so that an idle one keeps nobody out.
+    pub service_time: Duration,
+    /// Connections whose slot and one block of buffer are made ready at start, all shards together,
+    /// so that the first to come find them warm. Some 0.2 KB and a block each.
+    pub warm_up: u32,
+    /// Bytes of buffers that may be posted to the kernel at once, all shards together: memory that
+    /// it may pin (on Windows: locked pages), in whole blocks. Who needs more waits. At least a
+    /// block for each shard. `None`: as the buffers allow.
+    pub pinned_bytes: Option<usize>,
     /// Connections that handlers make at once, all shards together, beside those accepted.
     pub max_outgoing: u32,
     /// Bytes of buffers in each shard's arena, for received bytes and outboxes together. Address
@@ -37,14 +62,102 @@ pub struct Limits {
     pub first_byte_timeout: Option<Duration>,
     /// How long a session may neither send nor receive.
     pub idle_timeout: Option<Duration>,
+    /// After how long a silence the kernel asks whether an accepted connection's peer is still there
+    /// (TCP keep-alive); it asks three times more, a third of this time apart, before it gives up:
+    /// a peer that vanished is found within twice this time. Whole seconds, at least one.
+    pub keep_alive: Option<Duration>,
+    /// How long sent bytes may stay unacknowledged before an accepted connection is given up
+    /// (`TCP_USER_TIMEOUT`, RFC 5482). Linux only, and refused elsewhere.
+    pub user_timeout: Option<Duration>,
+    /// The fewest bytes per second that a peer must take while its outbox is blocked, averaged over
+    /// [`DRAIN_WINDOW`]. While the kernel's send buffer is full it takes from us only what the peer
+    /// has acknowledged, so this counts acknowledged bytes. A peer that is slower is aborted.
+    pub drain_rate: Option<u32>,
+    /// Whom to give up first when the machine runs out of memory.
+    pub shed: Shed,
     /// The backlog asked of `listen(2)`; the kernel caps it at `net.core.somaxconn`.
     pub backlog: u32,
+    /// Limits that are watched and not kept.
+    pub dry_run: DryRun,
+}
+
+/// How long a slow peer is watched before it is judged by [`Limits::drain_rate`].
+pub const DRAIN_WINDOW: Duration = Duration::from_secs(5);
+
+/// What becomes of those who come when the server has as many connections as it may.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum WhenFull {
+    /// They wait in the listener's backlog until there is room.
+    #[default]
+    Wait,
+    /// They are accepted and reset.
+    Reset,
+    /// They are told these bytes, and closed. What does not fit the kernel's send buffer at once
+    /// (some 16 KiB at least) is not sent.
+    Tell(Vec<u8>),
+}
+
+/// Whom to give up first under [`crate::Pressure::Shedding`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Shed {
+    /// Who has neither sent nor received for longest.
+    #[default]
+    LongestIdle,
+    /// Who has most in its outbox; among those with nothing, who has been idle for longest.
+    SlowestReader,
+    /// Who came last.
+    Newest,
+}
+
+impl WhenFull {
+    /// What to tell who is refused; nothing resets.
+    pub(crate) fn message(&self) -> &[u8] {
+        match self {
+            Self::Wait | Self::Reset => &[],
+            Self::Tell(message) => message,
+        }
+    }
+}
+
+/// Limits that are in dry run: what they would have done is counted
+/// ([`crate::Metrics::dry_run`]), by the reason that it would have had, and not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DryRun(u32);
+
+impl DryRun {
+    /// The reasons whose limits can be in dry run, by name.
+    pub const NAMES: [&'static str; 6] =
+        ["first_byte_timeout", "idle_timeout", "outbox_hard", "peer_limit", "shed", "slow_reader"];
+
+    /// This one too. False where no limit has this reason's name.
+    pub fn add(&mut self, name: &str) -> bool {
+        let known = Self::NAMES.contains(&name);
+        if let Some(number) = Reason::names().iter().position(|known| *known == name)
+            && known
+        {
+            self.0 |= 1 << number;
+        }
+        known
+    }
+
+    /// Whether the limit that ends sessions for this reason is in dry run.
+    pub(crate) fn has(self, reason: Reason) -> bool {
+        self.0 & 1 << reason.number() != 0
+    }
 }
 
 impl Default for Limits {
     fn default() -> Self {
         Self {
             max_connections: 10_000,
+            max_per_peer: None,
+            max_accept_rate: None,
+            when_full: WhenFull::default(),
+            service_set: None,
+            service_time: Duration::from_secs(2),
+            warm_up: 0,
+            pinned_bytes: None,
             max_outgoing: 0,
             buffer_bytes: 64 << 20,
             block_bytes: 16 << 10,
@@ -55,7 +168,12 @@ impl Default for Limits {
             kernel_receive: None,
             first_byte_timeout: None,
             idle_timeout: None,
+            keep_alive: None,
+            user_timeout: None,
+            drain_rate: None,
+            shed: Shed::default(),
             backlog: 4096,
+            dry_run: DryRun::default(),
         }
     }
 }
@@ -65,6 +183,28 @@ impl Limits {
     pub(crate) fn check(&self) -> Result<(), String> {
         if self.max_connections == 0 {
             return Err("max_connections is 0: nobody could connect; at least 1".into());
+        }
+        for (name, limit) in [
+            ("max_per_peer", self.max_per_peer),
+            ("max_accept_rate", self.max_accept_rate),
+            ("service_set", self.service_set),
+            ("drain_rate", self.drain_rate),
+        ] {
+            if limit == Some(0) {
+                return Err(format!("{name} is 0: nobody could be served; at least 1"));
+            }
+        }
+        if self.keep_alive.is_some_and(|time| time < Duration::from_secs(1)) {
+            return Err("keep_alive is below 1 s: the kernel counts whole seconds".into());
+        }
+        if self.user_timeout.is_some_and(|time| time < Duration::from_millis(1)) {
+            return Err("user_timeout is below 1 ms, which the kernel takes for none".into());
+        }
+        if self.user_timeout.is_some() && !cfg!(target_os = "linux") {
+            return Err("user_timeout is Linux' own: leave it out, and set keep_alive".into());
+        }
+        if self.service_time.is_zero() {
+            return Err("service_time is 0: nobody would be read; at least 1 ms".into());
         }
         if self.outbox_low > self.outbox_high || self.outbox_high > self.outbox_hard {
             return Err(format!(
@@ -101,9 +241,23 @@ impl Limits {
         u32::try_from(self.buffer_bytes / block).unwrap_or(u32::MAX).max(LEAST_BLOCKS)
     }
 
+    /// Of these blocks, how many one of so many shards may post to the kernel at once.
+    pub(crate) fn pinned_blocks(&self, shards: u32) -> u32 {
+        let blocks = self.blocks();
+        let block = self.block_bytes.next_multiple_of(crate::buffer::page_bytes());
+        match self.pinned_bytes {
+            None => blocks,
+            Some(bytes) => u32::try_from(bytes / block / shards.max(1) as usize)
+                .unwrap_or(u32::MAX)
+                .clamp(1, blocks),
+        }
+    }
+
     /// The part that sessions need.
     pub(crate) fn session(&self) -> SessionLimits {
         SessionLimits {
+            drain_rate: self.drain_rate,
+            dry_run: self.dry_run,
             outbox_low: self.outbox_low,
             outbox_high: self.outbox_high,
             outbox_hard: self.outbox_hard,
@@ -124,6 +278,8 @@ pub(crate) struct SessionLimits {
     pub outbox_hard: u32,
     pub first_byte_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
+    pub drain_rate: Option<u32>,
+    pub dry_run: DryRun,
 }
 
 #[cfg(test)]
@@ -137,11 +293,29 @@ mod tests {
             (Limits { max_connections: 0, ..Limits::default() }, "max_connections"),
             (Limits { outbox_low: 2, outbox_high: 1, ..Limits::default() }, "outbox marks"),
             (Limits { outbox_low: 0, outbox_high: 0, ..Limits::default() }, "outbox_high"),
+            (Limits { max_per_peer: Some(0), ..Limits::default() }, "max_per_peer"),
+            (Limits { service_time: Duration::ZERO, ..Limits::default() }, "service_time"),
             (Limits { block_bytes: 0, ..Limits::default() }, "block_bytes"),
             (Limits { buffer_bytes: 1, ..Limits::default() }, "buffer_bytes"),
         ];
         for (limits, name) in nonsense {
             assert!(limits.check().unwrap_err().contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_dry_run_knows_its_names() {
+        let mut dry = DryRun::default();
+        for name in DryRun::NAMES {
+            assert!(dry.add(name), "{name}");
+        }
+        assert!(!dry.add("closed") && !dry.add("max_connections"));
+        assert!(dry.has(Reason::Shed) && dry.has(Reason::PeerLimit) && !dry.has(Reason::Closed));
+    }
+
+    #[test]
+    fn pinned_bytes_are_whole_blocks_of_each_shard() {
+        let limits = Limits { pinned_bytes: Some(1 << 20), ..Limits::default() };
+        assert_eq!(limits.pinned_blocks(2), 32);
     }
 }

@@ -27,10 +27,24 @@ use std::sync::Arc;
 
 use crate::buffer::{Lease, Span};
 
+#[cfg(unix)]
+pub mod ready;
+#[cfg(unix)]
+mod refuse;
 pub mod sim;
 #[cfg(target_os = "linux")]
 pub mod uring;
 
+// What the drivers of real kernels share.
+#[cfg(unix)]
+mod connect;
+#[cfg(unix)]
+mod doze;
+#[cfg(unix)]
+mod errno;
+
+#[cfg(all(test, unix))]
+mod loopback;
 #[cfg(test)]
 mod suite;
 
@@ -50,6 +64,13 @@ impl Nanos {
     pub fn since(self, earlier: Self) -> std::time::Duration {
         std::time::Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
+}
+
+/// The time of `CLOCK_MONOTONIC`; no system call.
+#[cfg(unix)]
+fn monotonic() -> Nanos {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
 /// What an operation is.
@@ -238,7 +259,7 @@ pub struct Accepted<S> {
 /// What a driver can do here, found out by trying it at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Features {
-    /// The driver's name: `uring`, `sim`, …
+    /// The driver's name: `uring`, `ready`, `sim`, …
     pub name: &'static str,
     /// Whether [`Driver::stream`] works. Where it does not, the caller posts single receives.
     pub streams: bool,
@@ -282,6 +303,10 @@ pub trait Driver {
 
     /// What a completed accept brought. Once per success.
     fn accepted(&mut self, token: Token) -> Accepted<Self::Socket>;
+
+    /// Tells a connection that nobody will serve it: sends what of `message` the kernel takes at
+    /// once, then closes it; with an empty message it is reset. Never waits.
+    fn refuse(&mut self, socket: Self::Socket, message: &[u8]);
 
     /// Puts a socket into a free slot: at once.
     ///

@@ -25,6 +25,8 @@
 //!   permits, so that the limit on connections is never overshot: who finds no room waits in the
 //!   listener's backlog.
 //! - [`Profile`] chooses between many connections that cost little and few that are fast.
+//! - [`Choice`] names the kernel interface: io_uring where it works, else readiness (epoll, kqueue:
+//!   [`driver::ready`]), with one line of the log that says why.
 //! - [`Reason`] says why a session ended, in one word for handler, log and metrics.
 //! - [`Remote`] reaches sessions from other threads.
 //! - [`driver::sim`] is a kernel in virtual time, for tests of handlers: every error of every
@@ -37,16 +39,20 @@ pub mod driver;
 mod handler;
 mod mailbox;
 mod metrics;
+mod monitor;
 mod reason;
 mod server;
 mod session;
 mod shard;
 
-pub use budget::Limits;
+pub use budget::{DRAIN_WINDOW, DryRun, Limits, Shed, WhenFull};
 pub use handler::{Context, Handler, Queue, ShardContext};
 pub use mailbox::{Full, MAILBOX, Remote};
-pub use metrics::Metrics;
+pub use metrics::{Metrics, TURN_TIMES};
+pub use monitor::Pressure;
 pub use reason::Reason;
-pub use server::{Builder, Choice, DrainReport, Error, Running, SESSIONS_PER_SHARD, Server};
+pub use server::{
+    Builder, Choice, DrainReport, Error, Observer, Running, SESSIONS_PER_SHARD, Server,
+};
 pub use session::SessionId;
 pub use shard::Profile;

@@ -22,6 +22,8 @@ pub(crate) enum Mail {
     Disconnect(SessionId),
     Broadcast(Arc<[u8]>),
     Message(Box<dyn Any + Send>),
+    /// Reconcile the accounts, and tell what does not agree.
+    Audit(std::sync::mpsc::Sender<Result<(), String>>),
     /// Drain: what is still there after this time is cut.
     Drain(Duration),
 }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use crate::reason::Reason;
 
@@ -25,6 +26,19 @@ impl Counter {
     }
 }
 
+/// Places in [`Metrics::turn_times`]: up to a second, and longer.
+pub const TURN_TIMES: usize = 22;
+
+impl Counters {
+    /// A turn took so long.
+    pub(crate) fn count_turn(&self, took: Duration) {
+        self.turn_nanos.add(took.as_nanos() as u64);
+        let micros = took.as_micros() as u64;
+        let place = (u64::BITS - micros.leading_zeros()) as usize;
+        self.turn_times[place.min(TURN_TIMES - 1)].add(1);
+    }
+}
+
 macro_rules! counters {
     ($($(#[doc = $doc:literal])* $name:ident,)*) => {
         /// The counters of one shard.
@@ -32,6 +46,8 @@ macro_rules! counters {
         pub(crate) struct Counters {
             $(pub(crate) $name: Counter,)*
             pub(crate) ended: [Counter; Reason::COUNT],
+            pub(crate) dry_run: [Counter; Reason::COUNT],
+            pub(crate) turn_times: [Counter; TURN_TIMES],
         }
 
         /// What shards have counted, summed at one moment.
@@ -41,19 +57,42 @@ macro_rules! counters {
         #[non_exhaustive]
         pub struct Metrics {
             $($(#[doc = $doc])* pub $name: u64,)*
-            /// Sessions that ended, by [`Reason::number`].
+            /// Times that the pressure rose to [`crate::Pressure::Braking`].
+            pub braked: u64,
+            /// Times that it rose to [`crate::Pressure::Shedding`].
+            pub shed: u64,
+            /// Times that it fell to [`crate::Pressure::Calm`].
+            pub calmed: u64,
+            /// Sessions that ended, and connections that were refused, by [`Reason::number`].
             pub ended: [u64; Reason::COUNT],
+            /// What limits in dry run would have ended or refused, by [`Reason::number`].
+            pub dry_run: [u64; Reason::COUNT],
+            /// Turns by how long they took: in place `n` those below 2ⁿ µs and not below half of
+            /// that; in the last all that took longer. A turn is what a shard does between two
+            /// waits: the handler's callbacks are most of it.
+            pub turn_times: [u64; TURN_TIMES],
         }
 
         impl Metrics {
             /// Name and value of each figure, but for those by reason.
             pub fn figures(&self) -> Vec<(&'static str, u64)> {
-                vec![$((stringify!($name), self.$name),)*]
+                vec![
+                    $((stringify!($name), self.$name),)*
+                    ("braked", self.braked),
+                    ("shed", self.shed),
+                    ("calmed", self.calmed),
+                ]
             }
 
             fn add(&mut self, shard: &Counters) {
                 $(self.$name += shard.$name.get();)*
                 for (sum, counter) in self.ended.iter_mut().zip(&shard.ended) {
+                    *sum += counter.get();
+                }
+                for (sum, counter) in self.dry_run.iter_mut().zip(&shard.dry_run) {
+                    *sum += counter.get();
+                }
+                for (sum, counter) in self.turn_times.iter_mut().zip(&shard.turn_times) {
                     *sum += counter.get();
                 }
             }
@@ -84,12 +123,30 @@ counters! {
     starved,
     /// Times that an outbox passed its high mark.
     over_high,
+    /// Times that a session waited for its turn in the service set.
+    queued_for_service,
+    /// Times that accepts waited for the rate's next token.
+    rate_limited,
+    /// Times that the kernel had no memory for an operation of a session.
+    shortages,
+    /// Slots taken that were there before: used, or made ahead.
+    slot_hits,
+    /// Slots that were made when they were taken.
+    slot_misses,
+    /// Blocks taken from the arenas whose pages were there before.
+    block_hits,
+    /// Blocks whose pages were touched for the first time when they were taken.
+    block_misses,
+    /// The most sessions at once, summed over shards.
+    sessions_high_water,
     /// Completions whose session had gone.
     stale,
     /// Messages from outside for a session that had gone.
     mail_gone,
     /// Turns of the shards.
     turns,
+    /// Nanoseconds in turns: what the shards worked, waits and the kernel's part left out.
+    turn_nanos,
 }
 
 /// The counters of all shards.
@@ -104,5 +161,22 @@ impl AllCounters {
             metrics.add(shard);
         }
         metrics
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn turns_are_counted_by_powers_of_two() {
+        let counters = Counters::default();
+        for micros in [0, 1, 2, 3, 4, 1 << 30] {
+            counters.count_turn(Duration::from_micros(micros));
+        }
+        let mut sum = Metrics::default();
+        sum.add(&counters);
+        assert_eq!(sum.turn_times[..4], [1, 1, 2, 1]);
+        assert_eq!(sum.turn_times[TURN_TIMES - 1], 1);
     }
 }

@@ -38,11 +38,23 @@ pub enum Reason {
     ConnectFailed(Failure),
     /// The kernel failed an operation.
     Failed(Failure),
+    /// The server had as many connections as it may.
+    Full,
+    /// Its peer had as many connections as one may.
+    PeerLimit,
+    /// The peer took less than the lowest rate allowed from a full outbox.
+    SlowReader,
+    /// The machine was short of memory, and this session was given up to save the others.
+    Shed,
+    /// The peer is not there any more: it acknowledged nothing in the time that the kernel allows
+    /// (see [`crate::Limits::keep_alive`] and [`crate::Limits::user_timeout`]), or there is no way
+    /// to it.
+    PeerVanished,
 }
 
 impl Reason {
     /// How many reasons there are, as metrics count them.
-    pub const COUNT: usize = 16;
+    pub const COUNT: usize = 21;
 
     /// The name, as metrics and logs spell it.
     pub fn name(self) -> &'static str {
@@ -73,6 +85,11 @@ impl Reason {
             Self::Disconnected => 13,
             Self::ConnectFailed(_) => 14,
             Self::Failed(_) => 15,
+            Self::Full => 16,
+            Self::PeerLimit => 17,
+            Self::SlowReader => 18,
+            Self::Shed => 19,
+            Self::PeerVanished => 20,
         }
     }
 
@@ -80,6 +97,7 @@ impl Reason {
     pub(crate) fn of(failure: Failure) -> Self {
         match failure.fault {
             Fault::Reset | Fault::Aborted => Self::PeerReset,
+            Fault::TimedOut | Fault::Unreachable => Self::PeerVanished,
             _ => Self::Failed(failure),
         }
     }
@@ -113,4 +131,9 @@ const NAMES: [&str; Reason::COUNT] = [
     "disconnected",
     "connect_failed",
     "failed",
+    "full",
+    "peer_limit",
+    "slow_reader",
+    "shed",
+    "peer_vanished",
 ];

@@ -2,32 +2,45 @@
 
 mod error;
 mod listener;
+mod plan;
+#[cfg(unix)]
+mod seats;
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::acceptor::ledger::Ledger;
+use crate::acceptor::peers::Peers;
+use crate::acceptor::service::ServiceSet;
 use crate::budget::Limits;
-use crate::buffer::{Arena, Memory};
+use crate::buffer::Arena;
 use crate::driver::{Driver, Nanos};
 use crate::handler::Handler;
 use crate::mailbox::{HandOver, Mail, Mailbox, Remote};
 use crate::metrics::{AllCounters, Counters, Metrics};
+use crate::monitor::{Gauge, Monitor, Pressure};
 use crate::reason::Reason;
-use crate::shard::{Link, Parts, Profile, Shard, stream_blocks};
+use crate::shard::{Link, Parts, Profile, Shard};
 pub use error::Error;
+use plan::Plan;
+#[cfg(unix)]
+use seats::Seats;
 
 /// Which kernel interface a server uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Choice {
-    /// The best that works here.
+    /// The best that works here: io_uring, or readiness where that is not to be had, which one line
+    /// of the log says then, with the reason. [`Running::features`] tells which it is.
     #[default]
     Auto,
-    /// io_uring: Linux 6.1 or newer, where it is not forbidden.
+    /// io_uring or nothing: Linux 6.1 or newer, where it is not forbidden.
     Uring,
+    /// Readiness: epoll on Linux, kqueue on macOS and FreeBSD. Each connection is a descriptor of
+    /// the process, so that `RLIMIT_NOFILE` bounds all shards together.
+    Ready,
 }
 
 /// The most sessions that one shard serves: rings of io_uring cancel and look up slower with more
@@ -59,6 +72,7 @@ pub struct Builder {
     choice: Choice,
     limits: Limits,
     shards: Option<u32>,
+    pool: bool,
     spin: bool,
 }
 
@@ -75,6 +89,7 @@ impl Server {
             choice: Choice::default(),
             limits: Limits::default(),
             shards: None,
+            pool: true,
             spin: false,
         }
     }
@@ -113,6 +128,14 @@ impl Builder {
         self
     }
 
+    /// Whether buffers and descriptors are recycled: on by default. Off, each block gives its pages
+    /// back to the system when it is free, and each connection is a new descriptor of the process
+    /// instead of an entry of a table made ahead: for measuring what the pools save.
+    pub fn pool(mut self, pool: bool) -> Self {
+        self.pool = pool;
+        self
+    }
+
     /// Never sleeps: lowest latency, for a whole CPU per shard.
     pub fn spin(mut self, spin: bool) -> Self {
         self.spin = spin;
@@ -131,66 +154,59 @@ impl Builder {
         F: Fn(u32) -> H + Send + Sync + 'static,
     {
         self.limits.check().map_err(Error::Limits)?;
-        #[cfg(target_os = "linux")]
-        {
-            use crate::driver::uring::Uring;
-            let plan = self.plan()?;
-            let listener = self.listen.as_deref().map(|at| listener::open(at, &self.limits));
-            let listener = listener.transpose()?;
-            let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
-            let mut seats = Vec::new();
-            for _ in 0..plan.shards {
-                let arena = Arena::new(self.limits.blocks(), self.limits.block_bytes)
-                    .map_err(Error::Arena)?;
-                let driver = self.uring(plan.slots, arena.memory().clone())?;
-                seats.push((driver, arena));
+        match self.choice {
+            #[cfg(target_os = "linux")]
+            Choice::Uring => {
+                let seats = Seats::uring(&self)?;
+                self.open(seats, factory)
             }
-            if let Some(listener) = listener {
-                Driver::listen(&mut seats[0].0, listener);
+            #[cfg(target_os = "linux")]
+            Choice::Auto => match Seats::uring(&self) {
+                Ok(seats) => self.open(seats, factory),
+                Err(Error::NoDriver(why)) => {
+                    tracing::warn!(%why, "no io_uring here: connections are served on epoll");
+                    let seats = Seats::ready(&self)?;
+                    self.open(seats, factory)
+                }
+                Err(error) => Err(error),
+            },
+            #[cfg(all(unix, not(target_os = "linux")))]
+            Choice::Auto => {
+                let seats = Seats::ready(&self)?;
+                self.open(seats, factory)
             }
-            let _: &Vec<(Uring, Arena)> = &seats;
-            self.run(seats, plan, address, factory)
-        }
-        #[cfg(not(target_os = "linux"))]
-        {
-            let _ = factory;
-            Err(Error::NoDriver("io_uring is Linux', and no other driver is built yet".into()))
+            #[cfg(unix)]
+            Choice::Ready => {
+                let seats = Seats::ready(&self)?;
+                self.open(seats, factory)
+            }
+            #[cfg(not(target_os = "linux"))]
+            Choice::Uring => {
+                Err(Error::NoDriver("io_uring is Linux' own; choose `Ready` or `Auto`".into()))
+            }
+            #[cfg(not(unix))]
+            Choice::Auto | Choice::Ready => {
+                let _ = factory;
+                Err(Error::NoDriver("no driver is built for this system yet; use Linux".into()))
+            }
         }
     }
 
-    /// How many shards, and how many slots in each.
-    fn plan(&self) -> Result<Plan, Error> {
-        let limits = &self.limits;
-        let accepted = if self.listen.is_some() { limits.max_connections } else { 0 };
-        let total = accepted.saturating_add(limits.max_outgoing).max(1);
-        let files = listener::files_available();
-        if u64::from(total) > files {
-            return Err(Error::Impossible {
-                limit: "max_connections",
-                asked: u64::from(total),
-                fits: files,
-                resource: "fs.file-max (each connection is a file)",
-                cure: format!("sysctl -w fs.file-max={}", u64::from(total) * 2 + files / 10),
-            });
+    /// Opens the listener, and runs.
+    #[cfg(unix)]
+    fn open<D, H, F>(self, mut seats: Seats<D>, factory: F) -> Result<Running, Error>
+    where
+        D: Driver<Listener = TcpListener> + Send + 'static,
+        H: Handler,
+        F: Fn(u32) -> H + Send + Sync + 'static,
+    {
+        let listener = self.listen.as_deref().map(|at| listener::open(at, &self.limits));
+        let listener = listener.transpose()?;
+        let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
+        if let Some(listener) = listener {
+            seats.drivers[0].0.listen(listener);
         }
-        let table = u64::from(SESSIONS_PER_SHARD).min(listener::descriptor_limit()) as u32;
-        if self.shards == Some(0) {
-            return Err(Error::Limits("shards is 0: at least 1".into()));
-        }
-        let cpus = std::thread::available_parallelism().map_or(1, |cpus| cpus.get() as u32);
-        let shards = self.shards.unwrap_or(cpus).min(total).max(total.div_ceil(table.max(1)));
-        let outgoing = limits.max_outgoing.div_ceil(shards);
-        let slots = (accepted.div_ceil(shards) + outgoing).max(1);
-        Ok(Plan { shards, slots, outgoing })
-    }
-
-    #[cfg(target_os = "linux")]
-    fn uring(&self, slots: u32, memory: Arc<Memory>) -> Result<crate::driver::uring::Uring, Error> {
-        use crate::driver::uring::{Config, Uring};
-        let streams = self.profile == Profile::Throughput;
-        let stream_blocks = if streams { stream_blocks(self.limits.blocks()) } else { 0 };
-        let config = Config { stream_blocks, ..Config::new(slots) };
-        Uring::new(&config, memory).map_err(|error| Error::NoDriver(error.to_string()))
+        self.run(seats.drivers, seats.plan, address, factory)
     }
 
     /// Starts a thread for each driver.
@@ -210,6 +226,13 @@ impl Builder {
         let wakers: Vec<_> = seats.iter().map(|(driver, _)| driver.waker()).collect();
         let permits = self.limits.max_connections.max(1);
         let ledger = Arc::new(Ledger::new(permits, seats.len(), wakers[0].clone()));
+        let gauge: Arc<Gauge> = Arc::default();
+        let service =
+            self.limits.service_set.filter(|_| self.profile == Profile::Throughput).map(|most| {
+                let time = self.limits.service_time;
+                Arc::new(ServiceSet::new(most, time, wakers.clone(), plan.slots))
+            });
+        let peers = self.limits.max_per_peer.map(|most| Arc::new(Peers::new(most, permits)));
         let links: Arc<[Link<D::Socket>]> = wakers
             .into_iter()
             .map(|waker| Link {
@@ -221,8 +244,15 @@ impl Builder {
         let remote = Remote { shards: links.iter().map(|link| link.mailbox.clone()).collect() };
         let factory = Arc::new(factory);
         let threads = Vec::new();
-        let mut running =
-            Running { address, remote, counters: AllCounters(counters), threads, features };
+        let mut running = Running {
+            address,
+            remote,
+            counters: AllCounters(counters),
+            threads,
+            features,
+            gauge: gauge.clone(),
+            monitor: None,
+        };
         for (number, (driver, arena)) in seats.into_iter().enumerate() {
             let parts = Parts {
                 number: number as u32,
@@ -233,6 +263,9 @@ impl Builder {
                 arena,
                 links: links.clone(),
                 ledger: ledger.clone(),
+                peers: peers.clone(),
+                service: service.clone(),
+                gauge: gauge.clone(),
                 counters: running.counters.0[number].clone(),
                 accepts: number == 0 && address.is_some(),
             };
@@ -250,24 +283,39 @@ impl Builder {
                 .map_err(Error::Thread)?;
             running.threads.push(thread);
         }
+        let shards = running.remote.shards.clone();
+        let wake_all = move |_| shards.iter().for_each(|mailbox| mailbox.ring());
+        running.monitor = Some(Monitor::start(&gauge, wake_all).map_err(Error::Thread)?);
         Ok(running)
     }
 }
 
-/// How many shards, and how many slots in each.
-#[derive(Debug, Clone, Copy)]
-struct Plan {
-    shards: u32,
-    slots: u32,
-    /// Of the slots of each shard, those for connections that its handler makes.
-    outgoing: u32,
-}
+/// A turn that takes longer is told of: all sessions of its shard waited.
+const LONG_TURN: Duration = Duration::from_millis(100);
+/// Time between two such lines.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+/// In builds with debug assertions the accounts are reconciled after so many turns.
+const TURNS_PER_AUDIT: u32 = 128;
 
 /// A shard's thread.
 fn drive<D: Driver, H: Handler>(mut shard: Shard<D, H>, spin: bool) -> ShardEnd {
     let mut now = shard.driver().now();
+    let mut told = None;
+    let mut turns = 0_u32;
     loop {
         let until = shard.turn(now);
+        let end = shard.driver().now();
+        let took = end.since(now);
+        shard.counters().count_turn(took);
+        if took > LONG_TURN && told.is_none_or(|told| end.since(told) > LOG_EVERY) {
+            told = Some(end);
+            let handler = std::any::type_name::<H>();
+            tracing::warn!(%handler, shard = shard.number(), ?took, "a handler blocks its shard");
+        }
+        turns = turns.wrapping_add(1);
+        if cfg!(debug_assertions) && turns.is_multiple_of(TURNS_PER_AUDIT) {
+            shard.audit().expect("the accounts agree with what is there");
+        }
         if shard.is_drained() {
             return ShardEnd { blocks_lost: shard.settle_accounts(), error: None };
         }
@@ -324,6 +372,33 @@ pub struct Running {
     counters: AllCounters,
     threads: Vec<JoinHandle<ShardEnd>>,
     features: crate::driver::Features,
+    gauge: Arc<Gauge>,
+    monitor: Option<Monitor>,
+}
+
+/// Looks at a running server, from any thread. Cheap to clone; it outlives the server, and then
+/// shows its last figures.
+#[derive(Debug, Clone)]
+pub struct Observer {
+    counters: AllCounters,
+    gauge: Arc<Gauge>,
+}
+
+impl Observer {
+    /// What has been counted so far. O(shards).
+    pub fn metrics(&self) -> Metrics {
+        let mut metrics = self.counters.sum();
+        let figures = self.gauge.figures();
+        (metrics.braked, metrics.shed, metrics.calmed) =
+            (figures.braked, figures.shed, figures.calmed);
+        metrics
+    }
+
+    /// How short the machine is of memory and files, and why, in a sentence with the numbers; no
+    /// sentence where it is calm.
+    pub fn pressure(&self) -> (Pressure, Option<String>) {
+        (self.gauge.level(), self.gauge.cause().map(|cause| cause.to_string()))
+    }
 }
 
 /// What a drain did.
@@ -356,7 +431,40 @@ impl Running {
 
     /// What has been counted so far. O(shards).
     pub fn metrics(&self) -> Metrics {
-        self.counters.sum()
+        self.observer().metrics()
+    }
+
+    /// Looks at the server from other threads, while this one waits or drains.
+    pub fn observer(&self) -> Observer {
+        Observer { counters: self.counters.clone(), gauge: self.gauge.clone() }
+    }
+
+    /// How short the machine is of memory and files, and why.
+    pub fn pressure(&self) -> (Pressure, Option<String>) {
+        self.observer().pressure()
+    }
+
+    /// Reconciles every shard's accounts with what is there: slots, operations in flight, leases,
+    /// permits, bytes. Each shard stops for O(slots ever used), some 10 ns each.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Audit`] with what does not agree, which is a bug; or where a shard does not answer
+    /// within `patience`.
+    pub fn audit(&self, patience: Duration) -> Result<(), Error> {
+        let (answer, answers) = std::sync::mpsc::channel();
+        for mailbox in self.remote.shards.iter() {
+            let asked = mailbox.put(Mail::Audit(answer.clone()));
+            asked.map_err(|_| Error::Audit("a shard's mailbox is full".into()))?;
+        }
+        let deadline = std::time::Instant::now() + patience;
+        for _ in self.remote.shards.iter() {
+            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let said = answers.recv_timeout(left);
+            let said = said.map_err(|_| Error::Audit("a shard does not answer".into()))?;
+            said.map_err(Error::Audit)?;
+        }
+        Ok(())
     }
 
     /// Stops accepting, tells every session ([`Handler::on_drain`]), waits until they have ended,

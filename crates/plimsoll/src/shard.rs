@@ -5,11 +5,15 @@
 //! of a message is shared, locked or allocated.
 
 mod accepting;
+mod audit;
 mod ending;
+mod pressure;
 mod reading;
+mod service;
+mod shortage;
 mod writing;
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(all(test, unix))]
 mod held;
 #[cfg(test)]
 mod simulated;
@@ -17,17 +21,23 @@ mod simulated;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use self::pressure::Shedding;
+use self::service::Service;
+use self::shortage::Shortage;
 use crate::acceptor::Acceptor;
 use crate::acceptor::ledger::Ledger;
-use crate::budget::Limits;
+use crate::acceptor::peers::Peers;
+use crate::acceptor::service::ServiceSet;
+use crate::budget::{Limits, WhenFull};
 use crate::buffer::{Arena, Memory, Span};
 use crate::driver::{Completion, Driver, Kind, MAX_SPANS, Nanos, Token};
 use crate::handler::{Context, Handler, ShardContext};
 use crate::mailbox::{HandOver, Handed, Mail, Mailbox};
 use crate::metrics::Counters;
+use crate::monitor::Gauge;
 use crate::reason::Reason;
 use crate::session::chain::Links;
-use crate::session::core::Core;
+use crate::session::core::{Core, Slow};
 use crate::session::life::{Life, Reading};
 use crate::session::table::Table;
 use crate::session::wheel::{NONE, Tick, Wheel};
@@ -62,6 +72,12 @@ pub(crate) struct Parts<S> {
     pub arena: Arena,
     pub links: Arc<[Link<S>]>,
     pub ledger: Arc<Ledger>,
+    /// Connections by peer, where each may have only so many.
+    pub peers: Option<Arc<Peers>>,
+    /// Whose turn it is to be read, where not all are read at once.
+    pub service: Option<Arc<ServiceSet>>,
+    /// How short the machine is of memory and files.
+    pub gauge: Arc<Gauge>,
     pub counters: Arc<Counters>,
     /// Whether this shard is the acceptor.
     pub accepts: bool,
@@ -86,7 +102,21 @@ pub(crate) struct Shard<D: Driver, H: Handler> {
     profile: Profile,
     links: Arc<[Link<D::Socket>]>,
     ledger: Arc<Ledger>,
+    peers: Option<Arc<Peers>>,
+    when_full: WhenFull,
     acceptor: Option<Acceptor>,
+    /// The service set, where not all are served.
+    service: Option<Service>,
+    /// How short the machine is of memory and files.
+    gauge: Arc<Gauge>,
+    shedding: Shedding,
+    /// Sessions that the kernel was short of something for.
+    shortage: Shortage,
+    /// Blocks posted to the kernel in single receives and in streams, and the most.
+    pinned: u32,
+    pinned_most: u32,
+    /// The most connections that its handler makes.
+    outgoing: u32,
     completions: Vec<Completion>,
     /// Connections handed over by the acceptor: emptied in each turn.
     arrived: Vec<Handed<D::Socket>>,
@@ -112,23 +142,40 @@ struct Hungry {
 
 impl<D: Driver, H: Handler> Shard<D, H> {
     /// A shard that has not begun.
-    pub(crate) fn new(driver: D, handler: H, parts: Parts<D::Socket>) -> Self {
+    pub(crate) fn new(driver: D, handler: H, mut parts: Parts<D::Socket>) -> Self {
         let blocks = parts.arena.memory().blocks();
         let streams = parts.profile == Profile::Throughput && driver.features().streams;
         let now = driver.now();
         let links = Links::new(&parts.arena);
+        let shards = parts.links.len() as u32;
+        let warm = parts.limits.warm_up.div_ceil(shards);
+        let mut table = Table::new(parts.slots);
+        table.warm_up(warm);
+        parts.arena.warm_up(warm);
+        let limits = &parts.limits;
+        let pinned_most = limits.pinned_blocks(shards);
+        let refuses = limits.when_full != WhenFull::Wait;
         Self {
             memory: parts.arena.memory().clone(),
             profile: parts.profile,
             links: parts.links,
             ledger: parts.ledger,
-            acceptor: parts.accepts.then(Acceptor::new),
+            acceptor: parts.accepts.then(|| Acceptor::new(limits.max_accept_rate, refuses)),
+            peers: parts.peers,
+            when_full: limits.when_full.clone(),
+            service: parts.service.map(|set| Service::new(set, parts.slots)),
+            gauge: parts.gauge,
+            shedding: Shedding::new(limits.shed, parts.slots),
+            shortage: Shortage::new(parts.slots),
+            pinned: 0,
+            pinned_most,
+            outgoing: parts.outgoing,
             completions: Vec::with_capacity(BATCH),
             arrived: Vec::with_capacity(parts.slots as usize),
             due: Vec::with_capacity(TIMERS_PER_TURN),
             spans: [Span { block: 0, start: 0, len: 0 }; MAX_SPANS],
             provided: 0,
-            provide: if streams { stream_blocks(blocks) } else { 0 },
+            provide: if streams { stream_blocks(blocks).min(pinned_most) } else { 0 },
             hungry: Hungry { head: NONE, tail: NONE },
             started: false,
             cut_at: None,
@@ -136,7 +183,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             core: Core {
                 shard: parts.number,
                 now,
-                table: Table::new(parts.slots),
+                table,
                 open: 0,
                 arena: parts.arena,
                 links,
@@ -148,6 +195,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 shown: None,
                 counters: parts.counters,
                 draining: false,
+                slow: match limits.drain_rate {
+                    Some(_) => vec![Slow::default(); parts.slots as usize],
+                    None => Vec::new(),
+                },
             },
             driver,
             handler,
@@ -172,6 +223,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.dispatch_all();
         let more_mail = self.read_mail();
         let more_timers = self.fire_timers();
+        self.rotate_service();
+        self.end_shortage();
+        self.shed();
         self.refill_accepts();
         self.feed();
         self.top_up();
@@ -179,12 +233,19 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.settle();
         self.cut_when_due();
         self.count();
-        let may_feed = self.hungry.head != NONE && self.core.arena.available() > 0;
+        let may_feed = self.hungry.head != NONE && self.may_post() > 0;
         if more_mail || more_timers || may_feed {
             return Some(now);
         }
-        let accept = self.acceptor.as_ref().and_then(Acceptor::next);
-        [self.core.wheel.next(), accept, wish, self.cut_at].into_iter().flatten().min()
+        // A time that has passed is not what it waits for: that would be a hot loop.
+        let accept = self.acceptor.as_ref().and_then(Acceptor::next).filter(|next| *next > now);
+        let service = self.service.as_ref().and_then(Service::next);
+        let short = self.shortage.next();
+        let pressure = self.pressure_deadline();
+        [self.core.wheel.next(), accept, wish, self.cut_at, service, short, pressure]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Whether a drain has ended: no session is left, and nothing is in flight.
@@ -208,6 +269,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         &mut self.driver
     }
 
+    /// What it counts.
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.core.counters
+    }
+
+    /// Its number.
+    pub(crate) fn number(&self) -> u32 {
+        self.core.shard
+    }
+
     fn dispatch_all(&mut self) {
         let mut completions = std::mem::take(&mut self.completions);
         for completion in completions.drain(..) {
@@ -225,6 +296,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(session) = self.core.table.of(token) else {
             self.core.counters.stale.add(1);
             if let Some(lease) = completion.lease {
+                // It was the kernel's, whosever it was.
+                let account = if self.provide > 0 { &mut self.provided } else { &mut self.pinned };
+                *account = account.saturating_sub(1);
                 self.core.arena.give_back(lease);
             }
             return;
@@ -298,6 +372,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Mail::Message(message) => {
                 self.call_shard(|handler, shard| handler.on_message(shard, message));
             }
+            Mail::Audit(answer) => _ = answer.send(self.audit()),
             Mail::Drain(within) => self.drain(within),
         }
     }
@@ -328,6 +403,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if self.core.silence_deadline(slot).is_some_and(|deadline| !deadline.is_after(tick)) {
             self.silent_too_long(slot);
         }
+        if self.core.slow_deadline(slot).is_some_and(|deadline| !deadline.is_after(tick)) {
+            self.judge_drain_rate(slot);
+        }
         self.core.rearm(slot);
     }
 
@@ -357,6 +435,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn count(&mut self) {
         let counters = &self.core.counters;
         counters.turns.add(1);
+        counters.slot_hits.set(self.core.table.hits());
+        counters.slot_misses.set(self.core.table.misses());
+        counters.sessions_high_water.set(u64::from(self.core.table.high_water()));
+        counters.block_hits.set(self.core.arena.hits());
+        counters.block_misses.set(self.core.arena.misses());
         counters.sessions.set(u64::from(self.core.open));
         counters.blocks.set(self.core.arena.outstanding() as u64);
         counters.blocks_high_water.set(self.core.arena.high_water() as u64);

@@ -1,11 +1,14 @@
 //! A server on the real kernel, against plain blocking clients.
-#![cfg(target_os = "linux")]
+#![cfg(unix)]
+
+mod common;
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
-use plimsoll::{Context, Handler, Limits, Profile, Running, Server};
+use common::Way;
+use plimsoll::{Context, Handler, Limits, Running, Server};
 
 struct Echo;
 
@@ -18,12 +21,13 @@ impl Handler for Echo {
     }
 }
 
-fn serve(profile: Profile, shards: u32) -> (Running, SocketAddr) {
+fn serve((driver, profile): Way, shards: u32) -> (Running, SocketAddr) {
     let mut limits = Limits::default();
     limits.max_connections = 100;
     limits.buffer_bytes = 8 << 20;
     let running = Server::builder()
         .listen("127.0.0.1:0")
+        .driver(driver)
         .profile(profile)
         .shards(shards)
         .limits(limits)
@@ -49,18 +53,14 @@ fn echo_once(stream: &mut TcpStream, bytes: &[u8]) {
     assert!(back == bytes, "an echo of {} bytes came back wrong", bytes.len());
 }
 
-fn each_way(test: impl Fn(Profile, u32)) {
-    for profile in [Profile::Connections, Profile::Throughput] {
-        for shards in [1, 3] {
-            test(profile, shards);
-        }
-    }
+fn each_way(test: impl Fn(Way, u32)) {
+    common::each_way(|way| [1, 3].into_iter().for_each(|shards| test(way, shards)));
 }
 
 #[test]
 fn what_is_sent_comes_back_and_the_end_too() {
-    each_way(|profile, shards| {
-        let (running, address) = serve(profile, shards);
+    each_way(|way, shards| {
+        let (running, address) = serve(way, shards);
         for size in [1, 100, 16 << 10, (16 << 10) + 1, 3 << 20] {
             let mut stream = client(address);
             let bytes: Vec<u8> = (0..size).map(|n: u32| (n % 251) as u8).collect();
@@ -71,14 +71,14 @@ fn what_is_sent_comes_back_and_the_end_too() {
             assert_eq!(stream.read(&mut [0; 10]).unwrap(), 0, "its end follows ours");
         }
         let report = running.drain(Duration::from_secs(5)).unwrap();
-        assert_eq!((report.cut, report.blocks_lost), (0, 0), "{profile:?} {report:?}");
+        assert_eq!((report.cut, report.blocks_lost), (0, 0), "{way:?} {report:?}");
     });
 }
 
 #[test]
 fn a_drain_ends_idle_sessions_at_once() {
-    each_way(|profile, shards| {
-        let (running, address) = serve(profile, shards);
+    each_way(|way, shards| {
+        let (running, address) = serve(way, shards);
         let mut streams: Vec<TcpStream> = (0..20).map(|_| client(address)).collect();
         for stream in &mut streams {
             echo_once(stream, b"hello");
@@ -93,11 +93,13 @@ fn a_drain_ends_idle_sessions_at_once() {
 
 #[test]
 fn ipv6_and_ipv4_on_one_listener() {
-    let running = Server::builder().listen("[::]:0").start(|_| Echo).unwrap();
-    let port = running.local_addr().unwrap().port();
-    for address in
-        [SocketAddr::from(([127, 0, 0, 1], port)), format!("[::1]:{port}").parse().unwrap()]
-    {
-        echo_once(&mut client(address), b"either way");
+    for driver in common::drivers() {
+        let running = Server::builder().listen("[::]:0").driver(driver).start(|_| Echo).unwrap();
+        let port = running.local_addr().unwrap().port();
+        for address in
+            [SocketAddr::from(([127, 0, 0, 1], port)), format!("[::1]:{port}").parse().unwrap()]
+        {
+            echo_once(&mut client(address), b"either way");
+        }
     }
 }

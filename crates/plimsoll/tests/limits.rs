@@ -1,5 +1,7 @@
 //! The limit on connections: never overshot, and who waits is served when room comes.
-#![cfg(target_os = "linux")]
+#![cfg(unix)]
+
+mod common;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -7,7 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use plimsoll::{Context, Handler, Limits, Profile, Reason, Server};
+use common::Way;
+use plimsoll::{Choice, Context, Handler, Limits, Profile, Reason, Server};
 
 /// Counts the sessions there are, and the most there ever were, over all shards.
 #[derive(Default)]
@@ -48,7 +51,7 @@ fn visit(address: SocketAddr) {
 }
 
 /// A race of 500 clients, 25 at a time on each of 20 threads, for 40 places on two shards.
-fn race(profile: Profile) -> (u32, u32) {
+fn race((driver, profile): Way) -> (u32, u32) {
     const LIMIT: u32 = 40;
     let census = Arc::new(Census::default());
     let mut limits = Limits::default();
@@ -57,6 +60,7 @@ fn race(profile: Profile) -> (u32, u32) {
     let shared = census.clone();
     let running = Server::builder()
         .listen("127.0.0.1:0")
+        .driver(driver)
         .profile(profile)
         .shards(2)
         .limits(limits)
@@ -75,30 +79,38 @@ fn race(profile: Profile) -> (u32, u32) {
     (census.peak.load(Ordering::SeqCst), LIMIT)
 }
 
-/// How many races: `PLIMSOLL_RACES`, or a few.
+/// How many races on each driver: `PLIMSOLL_RACES`, or a few.
 fn races() -> u32 {
     std::env::var("PLIMSOLL_RACES").ok().and_then(|text| text.parse().ok()).unwrap_or(4)
 }
 
 #[test]
 fn the_limit_is_never_overshot_and_everybody_is_served() {
-    let mut reached = 0;
-    for number in 0..races() {
-        let profile = [Profile::Connections, Profile::Throughput][number as usize % 2];
-        let (peak, limit) = race(profile);
-        assert!(peak <= limit, "{peak} sessions under a limit of {limit}");
-        reached += u32::from(peak == limit);
+    for driver in common::drivers() {
+        let mut reached = 0;
+        for number in 0..races() {
+            let profile = [Profile::Connections, Profile::Throughput][number as usize % 2];
+            let (peak, limit) = race((driver, profile));
+            assert!(peak <= limit, "{peak} sessions under a limit of {limit} on {driver:?}");
+            reached += u32::from(peak == limit);
+        }
+        let races = races();
+        println!("{driver:?}: {races} races: the limit was reached in {reached}, and never passed");
+        assert!(reached > 0, "no race reached the limit: it proves nothing");
     }
-    println!("{} races: the limit was reached in {reached}, and never passed", races());
-    assert!(reached > 0, "no race reached the limit: it proves nothing");
 }
 
 #[test]
 fn who_finds_no_room_waits_in_the_backlog_until_there_is() {
+    common::drivers().into_iter().for_each(waits_for_room);
+}
+
+fn waits_for_room(driver: Choice) {
     let mut limits = Limits::default();
     limits.max_connections = 1;
     let running = Server::builder()
         .listen("127.0.0.1:0")
+        .driver(driver)
         .limits(limits)
         .start(|_| Counting(Arc::default()))
         .unwrap();

@@ -1,12 +1,15 @@
 //! What a session's handler can do, and what ends a session.
-#![cfg(target_os = "linux")]
+#![cfg(unix)]
+
+mod common;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
-use plimsoll::{Context, Handler, Limits, Profile, Queue, Reason, Running, Server, SessionId};
+use common::{Way, each_way};
+use plimsoll::{Context, Handler, Limits, Queue, Reason, Running, Server, SessionId};
 
 /// A handler made of closures, that reports how its sessions began and ended.
 struct Script<R> {
@@ -46,7 +49,7 @@ struct Stage {
     ended: Receiver<Reason>,
 }
 
-fn stage<R>(profile: Profile, limits: Limits, on_receive: R) -> Stage
+fn stage<R>((driver, profile): Way, limits: Limits, on_receive: R) -> Stage
 where
     R: FnMut(&mut Context<'_, u32>, &[u8]) -> usize + Clone + Send + Sync + 'static,
 {
@@ -54,6 +57,7 @@ where
     let (ended, ends) = channel();
     let running = Server::builder()
         .listen("127.0.0.1:0")
+        .driver(driver)
         .profile(profile)
         .shards(1)
         .limits(limits)
@@ -91,15 +95,10 @@ fn small() -> Limits {
     limits
 }
 
-fn both(test: impl Fn(Profile)) {
-    test(Profile::Connections);
-    test(Profile::Throughput);
-}
-
 #[test]
 fn a_panic_costs_its_session_only() {
-    both(|profile| {
-        let stage = stage(profile, small(), |cx, bytes| {
+    each_way(|way| {
+        let stage = stage(way, small(), |cx, bytes| {
             assert!(bytes != b"boom", "as asked");
             cx.send(bytes);
             bytes.len()
@@ -117,9 +116,9 @@ fn a_panic_costs_its_session_only() {
 
 #[test]
 fn what_is_not_consumed_comes_again_with_more_behind() {
-    both(|profile| {
+    each_way(|way| {
         // Lines: consumed one at a time, echoed in capitals.
-        let stage = stage(profile, small(), |cx, bytes| {
+        let stage = stage(way, small(), |cx, bytes| {
             let Some(end) = bytes.iter().position(|&byte| byte == b'\n') else { return 0 };
             cx.send(&bytes[..=end].to_ascii_uppercase());
             end + 1
@@ -144,8 +143,8 @@ fn what_is_not_consumed_comes_again_with_more_behind() {
 
 #[test]
 fn bytes_of_the_block_and_others_keep_their_order() {
-    both(|profile| {
-        let stage = stage(profile, small(), |cx, bytes| {
+    each_way(|way| {
+        let stage = stage(way, small(), |cx, bytes| {
             cx.send(&bytes[..2]);
             cx.send(b"-");
             cx.send(&bytes[2..]);
@@ -163,8 +162,8 @@ fn bytes_of_the_block_and_others_keep_their_order() {
 
 #[test]
 fn a_message_longer_than_a_block_ends_its_session() {
-    both(|profile| {
-        let stage = stage(profile, small(), |_, _| 0);
+    each_way(|way| {
+        let stage = stage(way, small(), |_, _| 0);
         let (mut stream, _) = stage.client();
         let _ = stream.write_all(&vec![1; 64 << 10]);
         assert_eq!(stage.ends(), Reason::MessageTooLong);
@@ -174,11 +173,11 @@ fn a_message_longer_than_a_block_ends_its_session() {
 
 #[test]
 fn a_peer_that_does_not_read_is_stopped_not_buffered() {
-    both(|profile| {
+    each_way(|way| {
         let mut limits = small();
         limits.kernel_send = Some(16 << 10);
         limits.kernel_receive = Some(16 << 10);
-        let stage = stage(profile, limits, |cx, bytes| {
+        let stage = stage(way, limits, |cx, bytes| {
             cx.send(bytes);
             bytes.len()
         });
@@ -217,10 +216,10 @@ fn a_peer_that_does_not_read_is_stopped_not_buffered() {
 
 #[test]
 fn a_producer_that_does_not_stop_meets_the_hard_mark() {
-    both(|profile| {
+    each_way(|way| {
         let mut limits = small();
         limits.kernel_send = Some(16 << 10);
-        let stage = stage(profile, limits, |cx, bytes| {
+        let stage = stage(way, limits, |cx, bytes| {
             while cx.send(&[3; 1000]) != Queue::Refused {}
             bytes.len()
         });
@@ -233,11 +232,11 @@ fn a_producer_that_does_not_stop_meets_the_hard_mark() {
 
 #[test]
 fn silence_ends_a_session_at_its_deadline() {
-    both(|profile| {
+    each_way(|way| {
         let mut limits = small();
         limits.first_byte_timeout = Some(Duration::from_millis(200));
         limits.idle_timeout = Some(Duration::from_millis(600));
-        let stage = stage(profile, limits, |cx, bytes| {
+        let stage = stage(way, limits, |cx, bytes| {
             cx.send(bytes);
             bytes.len()
         });
@@ -257,8 +256,8 @@ fn silence_ends_a_session_at_its_deadline() {
 
 #[test]
 fn timers_fire_and_remotes_reach_their_session_only() {
-    both(|profile| {
-        let stage = stage(profile, small(), |cx, bytes| {
+    each_way(|way| {
+        let stage = stage(way, small(), |cx, bytes| {
             cx.set_timer(Duration::from_millis(20));
             bytes.len()
         });
@@ -293,10 +292,10 @@ fn timers_fire_and_remotes_reach_their_session_only() {
 
 #[test]
 fn a_half_close_leaves_the_peers_direction_open() {
-    both(|profile| {
+    each_way(|way| {
         let (told, hears) = channel();
         let ear = std::sync::Arc::new(std::sync::Mutex::new(told));
-        let stage = stage(profile, small(), move |cx, bytes| {
+        let stage = stage(way, small(), move |cx, bytes| {
             if *cx.state() == 0 {
                 *cx.state() = 1;
                 cx.send(b"bye");

@@ -5,12 +5,12 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use clap::ValueEnum;
-use plimsoll::{Choice, Context, Handler, Limits, Profile, Server};
+use plimsoll::{Choice, Context, Handler, Profile, Server};
 use plimsoll_lab::{Error, Result};
 
 use crate::args::OutputArgs;
 use crate::config::{Config, LimitArgs};
-use crate::{interrupt, output};
+use crate::{interrupt, metrics, output};
 
 /// The example that ends the help.
 const EXAMPLES: &str = "\
@@ -65,11 +65,11 @@ pub(crate) struct Args {
 /// The kernel's interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 enum DriverArg {
-    /// The best that works here
+    /// `io_uring` where it works, else epoll or kqueue, with one line that says why
     Auto,
-    /// `io_uring`: Linux 6.1 or newer, where it is allowed
+    /// `io_uring` or nothing: Linux 6.1 or newer, where it is allowed
     Uring,
-    /// epoll or kqueue
+    /// epoll or kqueue: each connection is a descriptor, which `ulimit -n` bounds
     Ready,
     /// Completion ports: Windows
     Iocp,
@@ -115,19 +115,25 @@ pub(crate) fn run(args: &Args, output: &OutputArgs) -> Result<u8> {
     let file = args.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
     let listen = args.listen.clone().or(file.listen).unwrap_or_else(|| "127.0.0.1:7000".to_owned());
     let limits = args.limits.clone().or(&file.limits);
-    refuse_unsupported(args, &limits, file.metrics.is_some())?;
     let mut builder = Server::builder()
         .listen(listen)
         .driver(match chosen(args.driver, file.driver.as_deref(), "driver")? {
             Some(DriverArg::Uring) => Choice::Uring,
+            Some(DriverArg::Ready) => Choice::Ready,
             None | Some(DriverArg::Auto) => Choice::Auto,
-            Some(driver @ (DriverArg::Ready | DriverArg::Iocp)) => return Err(no_driver(driver)),
+            Some(DriverArg::Iocp) => {
+                return Err(Error::machine(
+                    "there is no driver `iocp` here: completion ports are Windows' own",
+                    "--driver auto, uring or ready",
+                ));
+            }
         })
         .profile(match chosen(args.profile, file.profile.as_deref(), "profile")? {
             Some(ProfileArg::Throughput) => Profile::Throughput,
             None | Some(ProfileArg::Connections) => Profile::Connections,
         })
-        .limits(engine_limits(&limits)?)
+        .limits(limits.of_engine()?)
+        .pool(chosen(args.pool, file.pool.as_deref(), "pool")? != Some(Switch::Off))
         .spin(args.spin);
     if let Some(shards) = args.shards.or(file.shards) {
         builder = builder.shards(shards);
@@ -136,6 +142,10 @@ pub(crate) fn run(args: &Args, output: &OutputArgs) -> Result<u8> {
     let running = builder.start(|_shard| Echo).map_err(|error| of_engine(&error))?;
     if let Some(address) = running.local_addr() {
         output::result(&format!("listening {address}"))?;
+    }
+    if let Some(at) = args.metrics.as_ref().or(file.metrics.as_ref()) {
+        let address = metrics::serve(at, running.observer())?;
+        output::result(&format!("metrics {address}"))?;
     }
     while !interrupted.load(Ordering::Relaxed) && !running.has_ended() {
         std::thread::sleep(Duration::from_millis(50));
@@ -164,69 +174,6 @@ fn chosen<T: ValueEnum>(flag: Option<T>, word: Option<&str>, name: &str) -> Resu
             )
         }),
     }
-}
-
-fn no_driver(driver: DriverArg) -> Error {
-    let (name, where_to) = match driver {
-        DriverArg::Iocp => ("iocp", "completion ports are Windows' own"),
-        _ => ("ready", "this version drives io_uring only"),
-    };
-    Error::machine(
-        format!("there is no driver `{name}` here: {where_to}"),
-        "--driver uring or auto",
-    )
-}
-
-/// Refuses what this engine does not do: a limit that is taken and not kept is worse than none.
-fn refuse_unsupported(args: &Args, limits: &LimitArgs, metrics: bool) -> Result<()> {
-    let asked = [
-        ("--max-per-peer", limits.max_per_peer.is_some()),
-        ("--max-accept-rate", limits.max_accept_rate.is_some()),
-        ("--service-set", limits.service_set.is_some()),
-        ("--service-time", limits.service_time.is_some()),
-        ("--pinned-bytes", limits.pinned_bytes.is_some()),
-        ("--drain-rate", limits.drain_rate.is_some()),
-        ("--pool off", args.pool == Some(Switch::Off)),
-        ("--metrics", metrics || args.metrics.is_some()),
-    ];
-    match asked.iter().find(|(_, asked)| *asked) {
-        Some((name, _)) => Err(Error::usage(
-            format!("this version of the engine does not have {name} yet"),
-            "leave it out",
-        )),
-        None => Ok(()),
-    }
-}
-
-/// The engine's limits: its defaults, and what was asked for.
-fn engine_limits(asked: &LimitArgs) -> Result<Limits> {
-    fn narrow<T: TryFrom<u64>>(name: &str, value: u64) -> Result<T> {
-        T::try_from(value).map_err(|_| {
-            Error::usage(
-                format!("{name} {value} is more than the engine can count"),
-                "ask for less",
-            )
-        })
-    }
-    let mut limits = Limits::default();
-    let narrow32 = |name, value: Option<u64>, default| {
-        value.map_or(Ok(default), |value| narrow::<u32>(name, value))
-    };
-    limits.max_connections =
-        narrow32("--max-connections", asked.max_connections, limits.max_connections)?;
-    limits.outbox_low = narrow32("--outbox-low", asked.outbox_low, limits.outbox_low)?;
-    limits.outbox_high = narrow32("--outbox-high", asked.outbox_high, limits.outbox_high)?;
-    limits.outbox_hard = narrow32("--outbox-hard", asked.outbox_hard, limits.outbox_hard)?;
-    if let Some(bytes) = asked.buffer_bytes {
-        limits.buffer_bytes = narrow("--buffer-bytes", bytes)?;
-    }
-    let size =
-        |name, value: Option<u64>| value.map(|value| narrow::<usize>(name, value)).transpose();
-    limits.kernel_send = size("--kernel-send", asked.kernel_send)?;
-    limits.kernel_receive = size("--kernel-receive", asked.kernel_receive)?;
-    limits.first_byte_timeout = asked.first_byte_timeout;
-    limits.idle_timeout = asked.idle_timeout;
-    Ok(limits)
 }
 
 /// The engine's error with the exit code of its kind; its text holds the cure.

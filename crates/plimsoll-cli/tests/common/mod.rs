@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::CommandCargoExt as _;
@@ -103,6 +103,7 @@ impl Drop for Process {
 pub(crate) struct Serve {
     pub(crate) process: Process,
     pub(crate) address: SocketAddr,
+    stdout: BufReader<ChildStdout>,
 }
 
 impl Serve {
@@ -112,17 +113,25 @@ impl Serve {
     }
 
     pub(crate) fn listening_on(listen: &str, arguments: &[&str]) -> Self {
-        let mut child = command(&["serve", "--listen", listen])
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("the server starts");
+        Self::of(command(&["serve", "--listen", listen]).args(arguments))
+    }
+
+    /// Started by this command.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().expect("the server starts");
         let stdout = child.stdout.take().expect("stdout is a pipe");
         let process = Process(child);
+        let address = SocketAddr::from(([0; 4], 0));
+        let mut server = Self { process, address, stdout: BufReader::new(stdout) };
+        server.address = server.line("listening ").parse().expect("an address");
+        server
+    }
+
+    /// The next line of its stdout, which must begin so; without that.
+    pub(crate) fn line(&mut self, prefix: &str) -> String {
         let mut line = String::new();
-        BufReader::new(stdout).read_line(&mut line).expect("it says where it listens");
-        let address = line.strip_prefix("listening ").expect("`listening ADDRESS`").trim();
-        Self { process, address: address.parse().expect("an address") }
+        self.stdout.read_line(&mut line).expect("stdout is open");
+        line.strip_prefix(prefix).unwrap_or_else(|| panic!("`{prefix}…`: {line}")).trim().to_owned()
     }
 }
 

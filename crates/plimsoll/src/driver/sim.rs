@@ -15,7 +15,10 @@
 //! used again too early, a block lent twice, or written while it is being sent. What is left at the
 //! end is told by [`SimDriver::holdings`] and [`SimKernel::report`].
 //!
-//! The profile is Linux': the errors, their numbers, and who is told of a reset, are as there.
+//! Its limits are those of a [system](SimSystem): backlog, ports, descriptors, kernel memory, and
+//! the errors and their numbers, as [Linux](SimSystem::linux) has them or a
+//! [workstation with Windows](SimSystem::windows_workstation), where a socket that is used again
+//! keeps the key of its first association.
 //!
 //! # One driver, or several
 //!
@@ -51,18 +54,23 @@ use std::rc::Rc;
 use std::sync::atomic::Ordering;
 
 use self::kernel::Kernel;
+use self::resources::Opened;
 use super::{Fault, Nanos};
 
 mod driver;
 mod faults;
 mod kernel;
 mod network;
+mod oddities;
+mod opening;
 mod options;
 mod peer;
-mod random;
+pub(crate) mod random;
+mod resources;
 mod rules;
 mod slot;
 mod socket;
+mod system;
 mod trace;
 
 #[cfg(test)]
@@ -74,6 +82,7 @@ pub use self::driver::{SimDriver, SimHoldings};
 pub use self::faults::{Effect, Operation, POSSIBLE, Possible};
 pub use self::options::SimOptions;
 pub use self::peer::{SimListener, SimPeer, SimPeerListener, SimRead, SimSocket};
+pub use self::system::{Overflow, SimPool, SimSystem, SystemErrors};
 pub use self::trace::Step;
 
 /// A simulated machine: a clock, a loopback network, and the chances of one seed. Clones share it.
@@ -99,6 +108,20 @@ pub struct SimReport {
     pub events: u64,
     /// Completions that drivers were given.
     pub completions: u64,
+    /// Stale ones, beside these.
+    pub stale_completions: u64,
+    /// Operations that failed because it was their turn: drawn, or scripted.
+    pub faults: u64,
+    /// Sockets that the drivers hold, those on their way between two of them included.
+    pub descriptors: u32,
+    /// Sockets that drivers and peers hold.
+    pub files: u32,
+    /// Kernel memory in use, of the [pool](SimSystem::pool).
+    pub pool_bytes: u64,
+    /// The most of it that ever was.
+    pub pool_high_water: u64,
+    /// Bytes of buffers that are locked.
+    pub pinned_bytes: u64,
 }
 
 impl SimKernel {
@@ -113,13 +136,31 @@ impl SimKernel {
     }
 
     /// A listener, for [`Driver::listen`](super::Driver::listen). Port 0 takes a free one below
-    /// 32,768; `backlog + 1` connections can wait in it.
+    /// 32,768. How many connections can wait in it is up to the [system](SimSystem): `backlog`
+    /// and one more on Linux, at most 4,097 there; at most 200 on Windows.
     ///
     /// # Panics
     ///
     /// Where somebody listens at the address.
     pub fn listen(&self, address: SocketAddr, backlog: u32) -> SimListener {
-        let (at, address) = self.listener(address, backlog);
+        let most = self.shared.borrow().options.system.backlog_most;
+        let (at, address) = self.listener(address, backlog.min(most), false);
+        SimListener { at, address }
+    }
+
+    /// A listener whose backlog is a hint (a negated one): Windows takes it for what it is,
+    /// between 200 and 65,535; Linux for a very large one.
+    ///
+    /// # Panics
+    ///
+    /// Where somebody listens at the address.
+    pub fn listen_hinted(&self, address: SocketAddr, hint: u32) -> SimListener {
+        let system = self.shared.borrow().options.system.clone();
+        let granted = match system.errors {
+            SystemErrors::Linux => system.backlog_hinted_most,
+            SystemErrors::Windows => hint.clamp(200, system.backlog_hinted_most),
+        };
+        let (at, address) = self.listener(address, granted, false);
         SimListener { at, address }
     }
 
@@ -129,19 +170,19 @@ impl SimKernel {
     ///
     /// Where somebody listens at the address.
     pub fn peer_listener(&self, address: SocketAddr, backlog: u32) -> SimPeerListener {
-        let (at, address) = self.listener(address, backlog);
+        let (at, address) = self.listener(address, backlog, true);
         SimPeerListener::new(self.shared.clone(), at, address)
     }
 
-    fn listener(&self, address: SocketAddr, backlog: u32) -> (usize, SocketAddr) {
+    fn listener(&self, address: SocketAddr, granted: u32, of_peer: bool) -> (usize, SocketAddr) {
         let mut kernel = self.shared.borrow_mut();
-        let at = kernel.listen(address, backlog);
+        let at = kernel.listen(address, granted, of_peer);
         let address = kernel.listeners[at].as_ref().expect("made in the line above").address;
         (at, address)
     }
 
     /// A peer that begins to connect from the loopback address, and a port of the
-    /// [range](SimOptions::ports).
+    /// [range](SimSystem::ports).
     ///
     /// # Panics
     ///
@@ -154,15 +195,16 @@ impl SimKernel {
     ///
     /// # Errors
     ///
-    /// [`Fault::NoPorts`] where the port, or every port, is in use; `EINVAL` where one address is
-    /// IPv4 and the other IPv6.
+    /// [`Fault::NoPorts`] where the port, or every port, is in use; [`Fault::SystemDescriptors`]
+    /// where the machine has no more [files](SimSystem::files); `EINVAL` where one address is IPv4
+    /// and the other IPv6.
     pub fn connect_from(
         &self,
         source: Option<SocketAddr>,
         to: SocketAddr,
     ) -> Result<SimPeer, super::Failure> {
         let mut kernel = self.shared.borrow_mut();
-        let id = kernel.connect(to, source).map_err(faults::failure)?;
+        let id = kernel.connect(to, source, Opened::ByPeer).map_err(faults::failure)?;
         let address = kernel.sockets.find(id).expect("made in the line above").local;
         Ok(SimPeer::new(self.shared.clone(), id, address))
     }
@@ -174,6 +216,22 @@ impl SimKernel {
     /// Where [`POSSIBLE`] has no such failure of the operation.
     pub fn fail_nth(&self, operation: Operation, nth: u32, fault: Fault) {
         self.shared.borrow_mut().faults.script(operation, nth, fault);
+    }
+
+    /// The `nth` operation of its kind from now, in whichever driver, fails as a line of
+    /// [`POSSIBLE`] has it: for sweeps over all of them.
+    ///
+    /// # Panics
+    ///
+    /// Where there is no such line.
+    pub fn fail_nth_as(&self, line: usize, nth: u32) {
+        assert!(line < POSSIBLE.len(), "line {line} of {}", POSSIBLE.len());
+        self.shared.borrow_mut().faults.script_line(line, nth);
+    }
+
+    /// How many such operations were begun.
+    pub fn begun(&self, operation: Operation) -> u64 {
+        self.shared.borrow().faults.begun[operation as usize]
     }
 
     /// So many of a million such operations fail like this, from now on, beside what the
@@ -189,7 +247,9 @@ impl SimKernel {
     /// From now on nothing fails but for the peers' doing: for the end of a test, in which
     /// everything must come to rest. Connections that are doomed already still die.
     pub fn heal(&self) {
-        self.shared.borrow_mut().faults.set_all(0);
+        let mut kernel = self.shared.borrow_mut();
+        kernel.faults.set_all(0);
+        kernel.options.stale_per_million = 0;
     }
 
     /// When something happens next: in the network, or a completion that a driver has to give, or
@@ -220,6 +280,20 @@ impl SimKernel {
         Some(kernel.now)
     }
 
+    /// Moves the clock to what comes next after now, whether or not some driver should be turned
+    /// first: that one is late, as a thread on a busy machine is. Gives the time; `None` where
+    /// nothing will ever come.
+    pub fn advance_anyway(&self) -> Option<Nanos> {
+        let mut kernel = self.shared.borrow_mut();
+        let now = kernel.now;
+        let drivers = kernel.drivers.iter().flat_map(|end| [end.due, end.until]).flatten();
+        let drivers = drivers.filter(|time| *time > now).min();
+        let next = kernel.next_event().into_iter().chain(drivers).min()?;
+        kernel.advance_to(next);
+        kernel.run();
+        Some(kernel.now)
+    }
+
     /// Moves the clock on by a duration, and lets everything happen on the way.
     pub fn advance_by(&self, duration: std::time::Duration) {
         let end = self.now().after(duration);
@@ -233,16 +307,7 @@ impl SimKernel {
 
     /// What it holds, and what has happened. O(sockets).
     pub fn report(&self) -> SimReport {
-        let kernel = self.shared.borrow();
-        let (sockets, orphans) = kernel.sockets.count();
-        SimReport {
-            sockets,
-            orphans,
-            queued: kernel.listeners.iter().flatten().map(|listener| listener.queue.len()).sum(),
-            dropped_syns: kernel.dropped_syns,
-            events: kernel.events_done,
-            completions: kernel.trace.completions,
-        }
+        self.shared.borrow().report()
     }
 
     /// A hash of all completions so far, their times and outcomes: equal in runs that are equal.

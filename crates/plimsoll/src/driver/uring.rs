@@ -39,24 +39,24 @@ use io_uring::{opcode, squeue};
 
 use self::addresses::{Addresses, Destinations, NOWHERE};
 use self::buffers::Buffers;
-use self::errno::failure;
 use self::gather::Gather;
 use self::lent::Lent;
 use self::ops::Target;
+pub(crate) use self::preflight::keeps_tables;
 pub use self::preflight::probe;
 use self::ring::Ring;
 use self::slots::{CLOSING, HALF_CLOSE_WAITS, Slot};
 pub use self::unavailable::Unavailable;
 use self::wake::Doorbell;
+use super::errno::failure;
 use super::{
     Accepted, Completion, Driver, Failure, Features, Into, Kind, MAX_HANDED, Nanos, Token, Wake,
+    connect, monotonic,
 };
 use crate::buffer::{Lease, Memory, Span};
 
 mod addresses;
 mod buffers;
-mod connect;
-pub(crate) mod errno;
 mod gather;
 mod leave;
 mod lent;
@@ -356,8 +356,7 @@ impl Driver for Uring {
 
     /// Nanoseconds of `CLOCK_MONOTONIC`; no system call.
     fn now(&self) -> Nanos {
-        let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-        Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+        monotonic()
     }
 
     fn listen(&mut self, listener: TcpListener) {
@@ -433,6 +432,10 @@ impl Driver for Uring {
         let peer = self.shared.addresses.read(place);
         self.shared.addresses.give_back(place);
         Accepted { peer, socket: None }
+    }
+
+    fn refuse(&mut self, socket: OwnedFd, message: &[u8]) {
+        super::refuse::refuse(&socket, message);
     }
 
     /// Costs a registration and a `close(2)` with direct descriptors.

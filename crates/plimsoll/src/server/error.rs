@@ -58,6 +58,9 @@ pub enum Error {
         "cannot start a shard's thread: {0}; lower the number of shards, or raise the limit on processes (ulimit -u)"
     )]
     Thread(#[source] io::Error),
+    /// A shard's accounts do not agree with what is there.
+    #[error("the accounts do not agree: {0}; this is a bug in plimsoll")]
+    Audit(String),
     /// A shard ended with an error of the kernel's.
     #[error("a shard ended: {0}")]
     Shard(#[source] io::Error),

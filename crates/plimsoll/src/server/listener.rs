@@ -1,9 +1,10 @@
-//! Opening the listener, and what the system allows in descriptors.
+//! Opening the listener.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use super::Error;
 use crate::budget::Limits;
@@ -44,30 +45,22 @@ fn bind(address: SocketAddr, limits: &Limits) -> io::Result<TcpListener> {
     if let Some(bytes) = limits.kernel_receive {
         socket.set_recv_buffer_size(bytes)?;
     }
+    if let Some(time) = limits.keep_alive {
+        keep_alive(&socket, time)?;
+    }
+    #[cfg(target_os = "linux")]
+    if let Some(time) = limits.user_timeout {
+        socket.set_tcp_user_timeout(Some(time))?;
+    }
     socket.bind(&address.into())?;
     socket.listen(i32::try_from(limits.backlog).unwrap_or(i32::MAX))?;
     Ok(socket.into())
 }
 
-/// How many descriptors this process may have: it bounds each table of direct descriptors too.
-pub(super) fn descriptor_limit() -> u64 {
-    #[cfg(unix)]
-    {
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-        limit.current.unwrap_or(u64::MAX)
-    }
-    #[cfg(not(unix))]
-    {
-        u64::MAX
-    }
-}
-
-/// How many files the system has left, as `fs.file-nr` tells; unbounded where it does not.
-pub(super) fn files_available() -> u64 {
-    let Ok(text) = std::fs::read_to_string("/proc/sys/fs/file-nr") else { return u64::MAX };
-    let mut numbers = text.split_whitespace().map(str::parse::<u64>);
-    match (numbers.next(), numbers.next(), numbers.next()) {
-        (Some(Ok(used)), Some(Ok(_)), Some(Ok(most))) => most.saturating_sub(used),
-        _ => u64::MAX,
-    }
+/// The probes of keep-alive: the first after `time` of silence, then three, a third of it apart.
+fn keep_alive(socket: &Socket, time: Duration) -> io::Result<()> {
+    let probes = TcpKeepalive::new().with_time(time);
+    #[cfg(any(target_os = "linux", target_vendor = "apple", target_os = "freebsd"))]
+    let probes = probes.with_interval((time / 3).max(Duration::from_secs(1))).with_retries(3);
+    socket.set_tcp_keepalive(&probes)
 }

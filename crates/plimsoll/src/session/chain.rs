@@ -65,6 +65,28 @@ impl Chain {
         self.bytes == 0
     }
 
+    /// Counts its blocks, and checks that their bytes are as many as it says. O(blocks).
+    ///
+    /// # Errors
+    ///
+    /// What does not agree.
+    pub(crate) fn audit(&self, links: &Links) -> Result<u32, String> {
+        let (mut blocks, mut bytes, mut at) = (0, 0, self.head);
+        while at != NONE {
+            let link = &links.0[at as usize];
+            if link.lease.as_ref().is_none_or(|lease| lease.block() != at) {
+                return Err(format!("block {at} is in a chain without its lease"));
+            }
+            blocks += 1;
+            bytes += link.end - link.start;
+            at = link.next;
+        }
+        if bytes != self.bytes {
+            return Err(format!("a chain of {bytes} bytes says {}", self.bytes));
+        }
+        Ok(blocks)
+    }
+
     /// Appends a block whose bytes `start..end` are the chain's, without a copy. O(1).
     pub(crate) fn push_lease(&mut self, links: &mut Links, lease: Lease, start: u32, end: u32) {
         debug_assert!(start < end, "an empty link would never be consumed");

@@ -10,7 +10,7 @@ use super::chain::Links;
 use super::life::{Life, Writing};
 use super::table::Table;
 use super::wheel::{Tick, Wheel};
-use crate::budget::SessionLimits;
+use crate::budget::{DRAIN_WINDOW, SessionLimits};
 use crate::buffer::{Arena, Span};
 use crate::driver::Nanos;
 use crate::metrics::Counters;
@@ -67,6 +67,17 @@ pub(crate) struct Core<S> {
     pub shown: Option<Shown>,
     pub counters: Arc<Counters>,
     pub draining: bool,
+    /// Sessions whose outbox is blocked, by slot; empty where no drain rate is asked for.
+    pub slow: Vec<Slow>,
+}
+
+/// How a session whose outbox is blocked gets rid of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Slow {
+    /// Since when it is watched; `None` where it is not blocked.
+    pub since: Option<Tick>,
+    /// Bytes that the kernel took since then.
+    pub taken: u64,
 }
 
 impl<S: Default> Core<S> {
@@ -131,7 +142,9 @@ impl<S> Core<S> {
         }
         let shown_bytes = self.shown.and_then(|shown| shown.sent).map_or(0, |span| span.len);
         let queued = session.outbox.len() as usize + shown_bytes as usize;
-        if queued + bytes.len() > self.limits.outbox_hard as usize {
+        let past_hard = queued + bytes.len() > self.limits.outbox_hard as usize;
+        if past_hard && !self.is_dry(Reason::OutboxHard) {
+            let session = self.table.get(slot);
             session.end(Reason::OutboxHard);
             self.abort(slot);
             return Queue::Refused;
@@ -208,6 +221,15 @@ impl<S> Core<S> {
         Queue::AboveHigh
     }
 
+    /// Whether the limit that ends sessions for this reason is in dry run: then it is counted.
+    pub(crate) fn is_dry(&self, reason: Reason) -> bool {
+        let dry = self.limits.dry_run.has(reason);
+        if dry {
+            self.counters.dry_run[reason.number()].add(1);
+        }
+        dry
+    }
+
     /// Has a session closed once its outbox is empty.
     pub(crate) fn close(&mut self, slot: u32, reason: Reason) {
         let session = self.table.get(slot);
@@ -251,11 +273,29 @@ impl<S> Core<S> {
 
     /// The earliest of a session's deadlines.
     pub(crate) fn deadline(&mut self, slot: u32) -> Option<Tick> {
-        let silence = self.silence_deadline(slot);
-        let timer = self.table.get(slot).timer;
-        match (silence, timer) {
-            (Some(a), Some(b)) => Some(a.earlier(b)),
-            (a, b) => a.or(b),
+        let deadlines =
+            [self.silence_deadline(slot), self.slow_deadline(slot), self.table.get(slot).timer];
+        deadlines.into_iter().flatten().reduce(Tick::earlier)
+    }
+
+    /// When it is to be judged how fast a session whose outbox is blocked gets rid of it.
+    pub(crate) fn slow_deadline(&mut self, slot: u32) -> Option<Tick> {
+        let since = self.slow.get(slot as usize)?.since?;
+        self.table.get(slot).is_alive().then(|| since.after(DRAIN_WINDOW))
+    }
+
+    /// The kernel took so many bytes of a session's outbox, or would not take any.
+    pub(crate) fn watch_drain(&mut self, slot: u32, taken: u32) {
+        let Some(watch) = self.slow.get_mut(slot as usize) else { return };
+        let blocked = self.table.get(slot).marks.blocked;
+        match (blocked, watch.since) {
+            (true, Some(_)) => watch.taken += u64::from(taken),
+            (true, None) => {
+                watch.since = Some(Tick::not_before(self.now));
+                self.rearm(slot);
+            }
+            (false, Some(_)) => *watch = Slow::default(),
+            (false, None) => {}
         }
     }
 
@@ -263,7 +303,7 @@ impl<S> Core<S> {
     pub(crate) fn silence_deadline(&mut self, slot: u32) -> Option<Tick> {
         let limits = &self.limits;
         let session = self.table.get(slot);
-        if !session.is_alive() {
+        if !session.is_alive() || session.marks.unserved {
             return None;
         }
         let allowed =

@@ -34,6 +34,10 @@ pub(crate) struct Marks {
     pub end_owed: bool,
     /// The kernel did not take all of the last send: the next one waits until it does.
     pub blocked: bool,
+    /// It is not of the service set now: nothing is read until its turn comes.
+    pub unserved: bool,
+    /// The kernel was short of something for it: nothing is posted until the pause is over.
+    pub short: bool,
     /// The handler consumed nothing of what is held: it is shown again with more behind it, or
     /// when the handler resumes.
     pub wants_more: bool,
@@ -129,12 +133,24 @@ pub(crate) struct Table<S> {
     free: u32,
     used: u32,
     most: u32,
+    high_water: u32,
+    /// Slots taken, ever: those that were there before, and those that were made for it.
+    hits: u64,
+    misses: u64,
 }
 
 impl<S: Default> Table<S> {
     /// A table that will hold at most `slots` sessions.
     pub(crate) fn new(slots: u32) -> Self {
-        Self { slots: Vec::with_capacity(slots as usize), free: NONE, used: 0, most: slots }
+        Self {
+            slots: Vec::with_capacity(slots as usize),
+            free: NONE,
+            used: 0,
+            most: slots,
+            high_water: 0,
+            hits: 0,
+            misses: 0,
+        }
     }
 
     /// Takes a free slot, and counts its generation up. `None` where all are used.
@@ -143,10 +159,10 @@ impl<S: Default> Table<S> {
             if self.slots.len() as u32 == self.most {
                 return None;
             }
-            // Within the capacity reserved by `new`: no allocation.
-            self.slots.push(Session::new());
-            self.slots.len() as u32 - 1
+            self.misses += 1;
+            self.make()
         } else {
+            self.hits += 1;
             let slot = self.free;
             self.free = self.slots[slot as usize].next;
             slot
@@ -159,7 +175,23 @@ impl<S: Default> Table<S> {
             session.generation += 1;
         }
         self.used += 1;
+        self.high_water = self.high_water.max(self.used);
         Some(slot)
+    }
+
+    /// Makes so many slots ahead, as many as there may be at most.
+    pub(crate) fn warm_up(&mut self, slots: u32) {
+        for _ in self.slots.len() as u32..slots.min(self.most) {
+            let slot = self.make();
+            self.slots[slot as usize].next = self.free;
+            self.free = slot;
+        }
+    }
+
+    /// Makes a slot, within the capacity reserved by `new`: no allocation.
+    fn make(&mut self) -> u32 {
+        self.slots.push(Session::new());
+        self.slots.len() as u32 - 1
     }
 
     /// Gives a slot back. Its chains must be empty, its node out of the wheel.
@@ -181,7 +213,22 @@ impl<S> Table<S> {
         self.used
     }
 
-    /// Slots that were ever used: `0..touched()` may be looked at.
+    /// The most slots that were in use at once.
+    pub(crate) fn high_water(&self) -> u32 {
+        self.high_water
+    }
+
+    /// Slots taken that were there before, ever.
+    pub(crate) fn hits(&self) -> u64 {
+        self.hits
+    }
+
+    /// Slots that were made when they were taken, ever.
+    pub(crate) fn misses(&self) -> u64 {
+        self.misses
+    }
+
+    /// Slots that were ever made: `0..touched()` may be looked at.
     pub(crate) fn touched(&self) -> u32 {
         self.slots.len() as u32
     }
@@ -227,6 +274,18 @@ mod tests {
         assert!(table.of(old).is_none());
         assert_eq!(table.used(), 2);
         assert_ne!(a, b);
+    }
+
+    #[test]
+    fn slots_made_ahead_are_hits() {
+        let mut table = Table::<()>::new(3);
+        table.warm_up(2);
+        for _ in 0..3 {
+            assert!(table.take().is_some());
+        }
+        assert_eq!((table.hits(), table.misses(), table.high_water()), (2, 1, 3));
+        table.warm_up(9);
+        assert_eq!((table.touched(), table.take()), (3, None));
     }
 
     #[test]

@@ -34,6 +34,11 @@ impl Tick {
         Self(self.0.wrapping_add(ticks as u32))
     }
 
+    /// Ticks from `earlier` to this; negative where that is later.
+    pub(crate) fn since(self, earlier: Self) -> i64 {
+        i64::from(self.0.wrapping_sub(earlier.0) as i32)
+    }
+
     /// Whether `self` is later than `other`.
     pub(crate) fn is_after(self, other: Self) -> bool {
         (self.0.wrapping_sub(other.0) as i32) > 0

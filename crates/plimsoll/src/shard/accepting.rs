@@ -3,9 +3,11 @@
 use std::net::SocketAddr;
 
 use super::Shard;
+use crate::acceptor::Acceptor;
 use crate::driver::{Completion, Driver, Failure, Into, Kind, Token};
 use crate::handler::Handler;
 use crate::mailbox::Handed;
+use crate::monitor::Pressure;
 use crate::reason::Reason;
 use crate::session::core::Connect;
 use crate::session::life::Life;
@@ -14,19 +16,44 @@ use crate::session::wheel::Tick;
 impl<D: Driver, H: Handler> Shard<D, H> {
     /// Posts as many accepts as the acceptor wants and the ledger has permits for.
     pub(super) fn refill_accepts(&mut self) {
+        let now = self.core.now;
         let Some(acceptor) = &mut self.acceptor else { return };
-        let wanted = acceptor.wanted(self.core.now);
+        if acceptor.is_short_of_files() && !self.ledger.is_watched() {
+            acceptor.freed();
+        }
+        // What is posted stays posted: a few may still come.
+        if self.gauge.pressure(now) > Pressure::Calm {
+            return;
+        }
+        if acceptor.is_refusing() {
+            if self.ledger.is_full() {
+                self.accept_to_refuse();
+            }
+            return;
+        }
+        let wanted = acceptor.wanted(now);
         for _ in 0..wanted {
-            let Some(shard) = self.ledger.take() else { return };
+            if !self.acceptor.as_ref().is_some_and(|acceptor| acceptor.rate_allows(now)) {
+                self.core.counters.rate_limited.add(1);
+                return;
+            }
+            let Some(shard) = self.ledger.take() else { return self.accept_to_refuse() };
             let posted = if shard == self.core.shard {
                 self.post_own_accept()
             } else {
                 self.post_handed_accept(shard)
             };
             if !posted {
-                self.ledger.release(shard);
+                self.ledger.put_back(shard);
                 return;
             }
+        }
+    }
+
+    /// The server is full: accepts a few who are told so, where the limits say to.
+    fn accept_to_refuse(&mut self) {
+        while let Some(number) = self.acceptor.as_mut().and_then(Acceptor::number_to_refuse) {
+            self.driver.accept(Token::new(Kind::Accept, 0, number), Into::Socket);
         }
     }
 
@@ -54,15 +81,20 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(super) fn accepted(&mut self, slot: u32, completion: &Completion) {
         match completion.result {
             Ok(_) => {
-                self.acceptor.as_mut().expect("only the acceptor accepts").succeed();
                 let peer = self.driver.accepted(completion.token).peer;
-                self.begin(slot, peer);
+                let acceptor = self.acceptor.as_mut().expect("only the acceptor accepts");
+                acceptor.succeed(self.core.now);
+                if self.count_peer(peer) {
+                    self.begin(slot, peer);
+                } else {
+                    self.refuse_begun(slot, peer);
+                }
             }
             Err(failure) => {
                 self.accept_failed(failure);
                 self.core.table.get(slot).become_(Life::Free);
                 self.core.table.release(slot);
-                self.ledger.release(self.core.shard);
+                self.ledger.put_back(self.core.shard);
             }
         }
     }
@@ -73,23 +105,75 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let target = acceptor.target_of(completion.token.slot());
         if let Err(failure) = completion.result {
             self.accept_failed(failure);
-            self.ledger.release(target);
+            if let Some(shard) = target {
+                self.ledger.put_back(shard);
+            }
             return;
         }
-        acceptor.succeed();
         let accepted = self.driver.accepted(completion.token);
         let Some(socket) = accepted.socket else {
             unreachable!("an accept into a socket brings one")
         };
-        let link = &self.links[target as usize];
+        // Who was to be refused is served where there is room by now.
+        let Some(shard) = target.or_else(|| self.ledger.take()) else {
+            return self.refuse(socket, Reason::Full);
+        };
+        if !self.count_peer(accepted.peer) {
+            self.ledger.release(shard);
+            return self.refuse(socket, Reason::PeerLimit);
+        }
+        self.acceptor.as_mut().expect("only the acceptor accepts").succeed(self.core.now);
+        let link = &self.links[shard as usize];
         link.handed.push(Handed { socket, peer: accepted.peer });
         link.mailbox.ring();
     }
 
+    /// Turns a connection away that has no slot.
+    fn refuse(&mut self, socket: D::Socket, reason: Reason) {
+        self.acceptor.as_mut().expect("only the acceptor accepts").refuse();
+        self.core.counters.ended[reason.number()].add(1);
+        self.driver.refuse(socket, self.when_full.message());
+    }
+
+    /// Turns a connection away that has a slot already. Its handler never hears of it.
+    fn refuse_begun(&mut self, slot: u32, peer: SocketAddr) {
+        let session = self.core.table.get(slot);
+        session.become_(Life::Open);
+        session.peer = peer;
+        session.end(Reason::PeerLimit);
+        let message = self.when_full.message();
+        if message.is_empty() {
+            self.core.abort(slot);
+        } else {
+            self.core.send(slot, message);
+            self.core.close(slot, Reason::PeerLimit);
+        }
+    }
+
+    /// Counts a connection of a peer. False where it has as many as one may.
+    fn count_peer(&mut self, peer: SocketAddr) -> bool {
+        let Some(peers) = &self.peers else { return true };
+        let dry = self.core.limits.dry_run.has(Reason::PeerLimit);
+        peers.enter(peer, dry) || self.core.is_dry(Reason::PeerLimit)
+    }
+
+    /// A connection of a peer, which was counted, has ended.
+    pub(super) fn uncount_peer(&self, peer: SocketAddr) {
+        if let Some(peers) = &self.peers {
+            peers.leave(peer);
+        }
+    }
+
     fn accept_failed(&mut self, failure: Failure) {
+        self.gauge.note(failure.fault, self.core.now);
         let acceptor = self.acceptor.as_mut().expect("only the acceptor accepts");
+        let was_short = acceptor.is_short_of_files();
         if acceptor.fail(failure.fault, self.core.now) {
-            tracing::warn!(%failure, "accept failed; trying again after a pause");
+            tracing::warn!(%failure, "accepts fail; trying again after a pause, or when one of ours ends");
+        }
+        // Once: a session that ends after this must not be forgotten when the next accept fails.
+        if acceptor.is_short_of_files() && !was_short {
+            self.ledger.watch();
         }
         if failure.fault != crate::driver::Fault::Cancelled {
             self.core.counters.accept_errors.add(1);
@@ -101,8 +185,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let mut arrived = std::mem::take(&mut self.arrived);
         self.links[self.core.shard as usize].handed.take(&mut arrived);
         for handed in arrived.drain(..) {
+            let peer = handed.peer;
             let adopted = !self.core.draining && self.adopt(handed);
             if !adopted {
+                self.uncount_peer(peer);
                 self.ledger.release(self.core.shard);
             }
             self.settle();
@@ -169,7 +255,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let session = self.core.table.get(slot);
         if !session.marks.outgoing {
             self.core.counters.accepted.add(1);
+            self.join_service(slot);
         }
+        self.shedding.note_birth(slot);
         self.core.touch(slot);
         if self.call(slot, H::on_connect) == Some(false) {
             self.core.table.get(slot).end(Reason::Refused);

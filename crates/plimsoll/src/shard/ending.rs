@@ -6,7 +6,10 @@ use super::Shard;
 use crate::driver::{Driver, Kind};
 use crate::handler::Handler;
 use crate::reason::Reason;
+use crate::session::core::Slow;
 use crate::session::life::{Life, Reading};
+use crate::session::table::Marks;
+use crate::session::wheel::Tick;
 
 impl<D: Driver, H: Handler> Shard<D, H> {
     /// Posts a session's close or abort, and tells its handler.
@@ -20,8 +23,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         session.become_(Life::Closing);
         session.in_flight.post(Kind::Close);
         session.end(if abort { Reason::Aborted } else { Reason::Closed });
-        let known = session.marks.known || session.marks.outgoing;
+        let outgoing = session.marks.outgoing;
+        let known = session.marks.known || outgoing;
         let reason = session.reason.expect("set above");
+        if session.marks.known && !outgoing {
+            self.leave_service(slot);
+        }
+        if let Some(slow) = self.core.slow.get_mut(slot as usize) {
+            *slow = Slow::default();
+        }
         self.core.wheel.disarm(&mut self.core.table, slot);
         let token = self.token(Kind::Close, slot);
         if abort {
@@ -61,8 +71,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         session.inbox.clear(&mut self.core.links, &mut self.core.arena);
         session.outbox.clear(&mut self.core.links, &mut self.core.arena);
-        let outgoing = session.marks.outgoing;
-        self.core.open -= u32::from(session.marks.known);
+        let Marks { outgoing, known, .. } = session.marks;
+        let peer = session.peer;
+        self.core.open -= u32::from(known);
         if session.marks.touched {
             self.core.touched.retain(|touched| *touched != slot);
         }
@@ -71,6 +82,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if outgoing {
             self.core.outgoing_left += 1;
         } else {
+            if known {
+                self.uncount_peer(peer);
+            }
             self.ledger.release(self.core.shard);
         }
     }
@@ -80,11 +94,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let first_byte = self.core.limits.first_byte_timeout.is_some();
         let session = self.core.table.get(slot);
         let unheard = !session.marks.heard && !session.marks.outgoing;
-        session.end(if unheard && first_byte {
-            Reason::FirstByteTimeout
-        } else {
-            Reason::IdleTimeout
-        });
+        let reason =
+            if unheard && first_byte { Reason::FirstByteTimeout } else { Reason::IdleTimeout };
+        if self.core.is_dry(reason) {
+            self.core.table.get(slot).active = Tick::not_before(self.core.now);
+            return;
+        }
+        self.core.table.get(slot).end(reason);
         // What its outbox holds has not moved for as long: it never will.
         self.core.abort(slot);
     }

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use crate::{Context, Error, Handler, Limits, Profile, Reason, Running, Server};
+use crate::{Choice, Context, Error, Handler, Limits, Profile, Reason, Running, Server};
 
 type Receive = fn(&mut Context<'_, usize>, &[u8]) -> usize;
 
@@ -53,9 +53,26 @@ fn limits() -> Limits {
     Limits { max_connections: 8, buffer_bytes: 4 << 20, ..Limits::default() }
 }
 
-fn serve(profile: Profile, limits: Limits, holder: &Holder) -> (Running, TcpStream) {
+/// Runs a test on every driver, in each profile.
+fn each_way(test: impl Fn((Choice, Profile))) {
+    let drivers: &[_] =
+        if cfg!(target_os = "linux") { &[Choice::Uring, Choice::Ready] } else { &[Choice::Ready] };
+    for driver in drivers {
+        for profile in [Profile::Connections, Profile::Throughput] {
+            println!("on {driver:?}, {profile:?}");
+            test((*driver, profile));
+        }
+    }
+}
+
+fn serve(
+    (driver, profile): (Choice, Profile),
+    limits: Limits,
+    holder: &Holder,
+) -> (Running, TcpStream) {
     let holder = holder.clone();
-    let server = Server::builder().listen("127.0.0.1:0").shards(1).profile(profile).limits(limits);
+    let server = Server::builder().listen("127.0.0.1:0").shards(1);
+    let server = server.driver(driver).profile(profile).limits(limits);
     let running = server.start(move |_| holder.clone()).unwrap();
     let stream = TcpStream::connect(running.local_addr().unwrap()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
@@ -75,7 +92,7 @@ fn expect(stream: &mut TcpStream, bytes: &[u8]) {
 
 #[test]
 fn what_is_sent_of_held_bytes_arrives() {
-    for profile in [Profile::Connections, Profile::Throughput] {
+    each_way(|way| {
         // Echoes at once, consumes six at a time.
         let (holder, _ends) = holder(|cx, bytes| {
             let before = *cx.state();
@@ -83,36 +100,36 @@ fn what_is_sent_of_held_bytes_arrives() {
             *cx.state() = bytes.len() % 6;
             bytes.len() / 6 * 6
         });
-        let (running, mut stream) = serve(profile, limits(), &holder);
+        let (running, mut stream) = serve(way, limits(), &holder);
         for part in [b"ab", b"cd", b"ef", b"gh"] {
             stream.write_all(part).unwrap();
             expect(&mut stream, part);
         }
         assert_eq!(running.drain(Duration::from_secs(10)).unwrap().blocks_lost, 0);
-    }
+    });
 }
 
 #[test]
 fn who_answers_and_waits_for_more_is_asked_once() {
-    for profile in [Profile::Connections, Profile::Throughput] {
+    each_way(|way| {
         let (holder, _ends) = holder(|cx, bytes| {
             let whole = bytes.ends_with(b"\n");
             cx.send(if whole { b"done" } else { b"more" });
             if whole { bytes.len() } else { 0 }
         });
-        let (running, mut stream) = serve(profile, limits(), &holder);
+        let (running, mut stream) = serve(way, limits(), &holder);
         stream.write_all(b"a").unwrap();
         expect(&mut stream, b"more");
         stream.write_all(b"b\n").unwrap();
         expect(&mut stream, b"done");
         assert_eq!(holder.calls.load(Ordering::SeqCst), 2);
         assert_eq!(running.drain(Duration::from_secs(10)).unwrap().blocks_lost, 0);
-    }
+    });
 }
 
 #[test]
 fn who_pauses_before_a_whole_block_may_take_it_later() {
-    for profile in [Profile::Connections, Profile::Throughput] {
+    each_way(|way| {
         let (holder, _ends) = holder(|cx, bytes| {
             *cx.state() += 1;
             if *cx.state() % 2 == 1 {
@@ -123,24 +140,26 @@ fn who_pauses_before_a_whole_block_may_take_it_later() {
             cx.send(bytes);
             bytes.len()
         });
-        let (running, mut stream) = serve(profile, limits(), &holder);
+        let (running, mut stream) = serve(way, limits(), &holder);
         let sent = vec![5; 200 << 10];
         let mut writer = stream.try_clone().unwrap();
         let writing = std::thread::spawn(move || writer.write_all(&sent));
         expect(&mut stream, &vec![5; 200 << 10]);
         writing.join().unwrap().unwrap();
         assert_eq!(running.drain(Duration::from_secs(10)).unwrap().blocks_lost, 0);
-    }
+    });
 }
 
 #[test]
 fn what_we_send_does_not_put_off_the_first_byte() {
-    let (mut holder, ends) = holder(|_, bytes| bytes.len());
-    holder.ticks = true;
-    let first_byte_timeout = Some(Duration::from_millis(300));
-    let limits = Limits { first_byte_timeout, ..limits() };
-    let (_running, _stream) = serve(Profile::Connections, limits, &holder);
-    assert_eq!(ends.recv_timeout(Duration::from_secs(20)), Ok(Reason::FirstByteTimeout));
+    each_way(|way| {
+        let (mut holder, ends) = holder(|_, bytes| bytes.len());
+        holder.ticks = true;
+        let first_byte_timeout = Some(Duration::from_millis(300));
+        let limits = Limits { first_byte_timeout, ..limits() };
+        let (_running, _stream) = serve(way, limits, &holder);
+        assert_eq!(ends.recv_timeout(Duration::from_secs(20)), Ok(Reason::FirstByteTimeout));
+    });
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Bytes from the driver, on their way to the handler.
 
+use super::shortage::is_shortage;
 use super::{Profile, Shard, call};
 use crate::buffer::Lease;
 use crate::driver::{Completion, Driver, Failure, Fault, Kind};
@@ -15,7 +16,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let session = self.core.table.get(slot);
         let marks = session.marks;
         session.life == Life::Open
-            && !(marks.over_high || marks.held_by_handler || marks.abort || marks.close)
+            && !(marks.over_high
+                || marks.held_by_handler
+                || marks.unserved
+                || marks.abort
+                || marks.close)
     }
 
     /// Starts, goes on or stops reading, as the session's state wants it.
@@ -37,7 +42,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         }
         let in_flight = session.in_flight.has(Kind::Receive) || session.in_flight.has(Kind::Park);
-        if session.reading == Reading::Paused && !in_flight {
+        if session.reading == Reading::Paused && !in_flight && !session.marks.short {
             self.start_reading(slot);
         }
     }
@@ -46,8 +51,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         // Receives posted ahead, which an idle peer never completes, take no more than half of the
         // blocks: the others serve outboxes, and those who park.
         let blocks = self.core.arena.available();
-        let ahead =
-            self.profile == Profile::Throughput && blocks * 2 > self.memory.blocks() as usize;
+        let ahead = self.profile == Profile::Throughput
+            && blocks * 2 > self.memory.blocks() as usize
+            && self.pinned * 2 <= self.pinned_most;
         if self.provide > 0 {
             let session = self.core.table.get(slot);
             session.reading = Reading::Receiving;
@@ -67,7 +73,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// Posts a single receive, or has the session wait for a block.
     fn post_receive(&mut self, slot: u32) {
+        if self.pinned == self.pinned_most {
+            return self.starve(slot);
+        }
         let Some(lease) = self.core.arena.lease() else { return self.starve(slot) };
+        self.pinned += 1;
         let session = self.core.table.get(slot);
         session.reading = Reading::Receiving;
         session.in_flight.post(Kind::Receive);
@@ -102,6 +112,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Ok(_) if wanted => self.post_receive(slot),
             Ok(_) => {}
             Err(Failure { fault: Fault::Cancelled, .. }) => self.core.touch(slot),
+            Err(failure) if is_shortage(failure.fault) => self.back_off(slot, failure.fault),
             Err(failure) => self.fail(slot, Reason::of(failure)),
         }
     }
@@ -109,8 +120,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// A receive completed, or a stream brought something.
     pub(super) fn received(&mut self, slot: u32, completion: Completion) {
         let Completion { result, lease, more, .. } = completion;
-        if self.provide > 0 && lease.is_some() {
-            self.provided -= 1;
+        if lease.is_some() {
+            // It was the kernel's: of a stream, or of a single receive.
+            let account = if self.provide > 0 { &mut self.provided } else { &mut self.pinned };
+            *account -= 1;
         }
         let session = self.core.table.get(slot);
         if !more && session.reading == Reading::Receiving {
@@ -151,6 +164,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         match failure.fault {
             Fault::Cancelled | Fault::WouldBlock => self.core.touch(slot),
             Fault::Buffers if self.provide > 0 => self.starve(slot),
+            fault if is_shortage(fault) => self.back_off(slot, fault),
             _ => self.fail(slot, Reason::of(failure)),
         }
     }
@@ -309,13 +323,21 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
+    /// How many receives find a block now.
+    pub(super) fn may_post(&self) -> usize {
+        if self.provide > 0 {
+            return self.provided as usize;
+        }
+        let pinned = (self.pinned_most - self.pinned) as usize;
+        self.core.arena.available().min(pinned)
+    }
+
     /// Lets those read that waited for a block, in their order, while there are blocks.
     pub(super) fn feed(&mut self) {
         if self.provide > 0 {
             self.top_up();
         }
-        let mut blocks =
-            if self.provide > 0 { self.provided as usize } else { self.core.arena.available() };
+        let mut blocks = self.may_post();
         while blocks > 0 {
             let Some(slot) = self.hungry.pop(&mut self.core.table) else { return };
             blocks -= 1;

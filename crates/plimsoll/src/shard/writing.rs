@@ -1,6 +1,7 @@
 //! A session's outbox, on its way to the driver.
 
 use super::Shard;
+use super::shortage::is_shortage;
 use crate::driver::{Driver, Failure, Fault, Kind};
 use crate::handler::Handler;
 use crate::reason::Reason;
@@ -11,7 +12,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Posts what a session has to send, or what comes after its last byte.
     pub(super) fn write(&mut self, slot: u32) {
         let session = self.core.table.get(slot);
-        if session.writing == Writing::Sending {
+        if session.writing == Writing::Sending || session.marks.short {
             return;
         }
         if !session.outbox.is_empty() {
@@ -59,8 +60,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     session.active = Tick::not_before(self.core.now);
                 }
                 session.marks.blocked = !session.outbox.is_empty();
+                let marks = session.marks;
                 self.core.counters.sent_bytes.add(u64::from(taken));
-                if session.marks.blocked || session.marks.ask_for_more() {
+                self.core.watch_drain(slot, taken);
+                if marks.blocked || marks.ask_for_more() {
                     self.core.touch(slot);
                     self.fell_below(slot);
                 }
@@ -68,8 +71,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             // The kernel has no room: the next send waits for some.
             Err(Failure { fault: Fault::WouldBlock, .. }) => {
                 session.marks.blocked = true;
+                self.core.watch_drain(slot, 0);
                 self.core.touch(slot);
             }
+            Err(failure) if is_shortage(failure.fault) => self.back_off(slot, failure.fault),
             Err(failure) => self.fail(slot, Reason::of(failure)),
         }
     }

@@ -10,12 +10,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::SimKernel;
-use super::faults::{Operation, errno, failure};
+use super::faults::{Operation, failure, on_windows};
 use super::kernel::{DriverEnd, Event, Kernel};
+use super::oddities::{Ghosts, Keys};
 use super::peer::{SimListener, SimSocket};
 use super::rules::Rules;
 use super::slot::{Accepting, Handed, Receive, Send, Slot};
-use super::socket::{Owner, SocketId, Stage};
+use super::socket::{Owner, SocketId};
 use crate::buffer::{Lease, Memory, Span};
 use crate::driver::{
     Accepted, Completion, Driver, Failure, Features, Into, Kind, MAX_HANDED, Nanos, Token, Wake,
@@ -41,7 +42,7 @@ pub struct SimDriver {
     starting: Vec<Posted>,
     /// Slots that the kernel told of, while they are worked on.
     pub(super) stirred: Vec<u32>,
-    listener: Option<usize>,
+    pub(super) listener: Option<usize>,
     pub(super) accepts: VecDeque<Accepting>,
     pub(super) provided: VecDeque<Lease>,
     /// Completions that come before all others: of sends at once.
@@ -52,11 +53,15 @@ pub struct SimDriver {
     deadlocked: bool,
     /// Successful accepts that were given and not asked about.
     unclaimed: Vec<(Token, Into)>,
+    /// For hashing what is sent: its memory is kept.
+    pub(super) scratch: Vec<u8>,
+    pub(super) ghosts: Ghosts,
+    pub(super) keys: Keys,
 }
 
 /// What was posted and is not carried out yet.
 #[derive(Debug)]
-enum Posted {
+pub(super) enum Posted {
     Accept(Token, Into),
     Connect(Token, SocketAddr, Option<SocketAddr>),
     Park(Token),
@@ -159,6 +164,9 @@ impl SimDriver {
             woken,
             deadlocked: false,
             unclaimed: Vec::with_capacity(slots as usize),
+            scratch: Vec::new(),
+            ghosts: Ghosts::default(),
+            keys: Keys::default(),
         }
     }
 
@@ -184,7 +192,11 @@ impl SimDriver {
     fn carry_out_posted(&mut self, kernel: &mut Kernel) {
         std::mem::swap(&mut self.posted, &mut self.starting);
         let mut starting = std::mem::take(&mut self.starting);
+        let keyed = kernel.options.system.reuses_sockets;
         for posted in starting.drain(..) {
+            if keyed {
+                self.associate(&posted);
+            }
             match posted {
                 Posted::Accept(token, into) => self.start_accept(kernel, token, into),
                 Posted::Connect(token, remote, source) => {
@@ -200,65 +212,6 @@ impl SimDriver {
             }
         }
         self.starting = starting;
-    }
-
-    fn start_accept(&mut self, kernel: &mut Kernel, token: Token, into: Into) {
-        let handed = into == Into::Socket;
-        if self.listener.is_none() {
-            self.tell(kernel, Completion::failed(token, errno::ECANCELED), handed);
-            return;
-        }
-        let drawn = kernel.draw(Operation::Accept);
-        match drawn {
-            Some((fault, _)) if fault.effect == super::Effect::None => {
-                self.tell(kernel, Completion::broken(token, fault.failure()), handed);
-            }
-            drawn => {
-                let doom = drawn.map(|(fault, _)| fault);
-                self.accepts.push_back(Accepting { token, into, doom });
-                self.try_accepts(kernel);
-            }
-        }
-    }
-
-    /// Matches what waits in the accept queue with the accepts that wait for it.
-    fn try_accepts(&mut self, kernel: &mut Kernel) {
-        let Some(at) = self.listener else { return };
-        while !self.accepts.is_empty() {
-            let Some(listener) = &mut kernel.listeners[at] else { return };
-            let Some(id) = listener.queue.pop_front() else { return };
-            let Some(Accepting { token, into, doom }) = self.accepts.pop_front() else { return };
-            let handed = into == Into::Socket;
-            if let Some(fault) = doom {
-                kernel.abort(id);
-                self.tell(kernel, Completion::broken(token, fault.failure()), handed);
-                continue;
-            }
-            let Some(socket) = kernel.sockets.find(id) else { continue };
-            let peer = socket.remote;
-            match into {
-                Into::Slot => {
-                    socket.owner = Owner::Slot { driver: self.id, slot: token.slot() };
-                    let slot = &mut self.slots[token.slot() as usize];
-                    slot.socket = Some(id);
-                    slot.peer = Some(peer);
-                }
-                Into::Socket => {
-                    socket.owner = Owner::Nobody;
-                    let socket = SimSocket::new(id, kernel.dropped.clone());
-                    self.handed[token.slot() as usize] =
-                        Handed { peer: Some(peer), socket: Some(socket) };
-                }
-            }
-            self.tell(kernel, Completion::done(token, 0), handed);
-        }
-    }
-
-    fn cancel_accepts(&mut self, kernel: &mut Kernel) {
-        while let Some(Accepting { token, into, .. }) = self.accepts.pop_front() {
-            let handed = into == Into::Socket;
-            self.tell(kernel, Completion::failed(token, errno::ECANCELED), handed);
-        }
     }
 
     /// Looks at the sockets that have changed.
@@ -277,7 +230,8 @@ impl SimDriver {
 
     /// Completes an operation: now, or late, as chance has it; the completions of a stream in
     /// their order.
-    pub(super) fn tell(&mut self, kernel: &mut Kernel, completion: Completion, handed: bool) {
+    pub(super) fn tell(&mut self, kernel: &mut Kernel, mut completion: Completion, handed: bool) {
+        self.settle(kernel, &mut completion, handed);
         let mut at = kernel.now;
         if kernel.random.chance(kernel.options.late_per_million) {
             let most = kernel.options.lateness.as_nanos() as u64;
@@ -293,8 +247,29 @@ impl SimDriver {
     }
 
     /// Completes a send that was to be carried out at once.
-    pub(super) fn tell_at_once(&mut self, completion: Completion) {
+    pub(super) fn tell_at_once(&mut self, kernel: &mut Kernel, mut completion: Completion) {
+        self.settle(kernel, &mut completion, false);
         self.prompt.push_back(completion);
+    }
+
+    /// What an operation had taken is given back, and its failure put in the system's words.
+    fn settle(&mut self, kernel: &mut Kernel, completion: &mut Completion, handed: bool) {
+        let system = &kernel.options.system;
+        if let Err(failure) = &mut completion.result
+            && system.is_windows()
+        {
+            *failure = on_windows(*failure);
+        }
+        if completion.more || !system.counts_operations() {
+            return;
+        }
+        let (at, kind) = (completion.token.slot() as usize, completion.token.kind());
+        let charge = if handed {
+            &mut self.handed[at].charge
+        } else {
+            &mut self.slots[at].charges[kind as usize - 1]
+        };
+        kernel.refund(std::mem::take(charge));
     }
 
     fn give_due(&mut self, kernel: &mut Kernel, out: &mut Vec<Completion>, room: usize) -> usize {
@@ -310,7 +285,10 @@ impl SimDriver {
                     _ => break,
                 },
             };
-            self.rules.give(&completion, handed);
+            let emptied = self.rules.give(&completion, handed);
+            if !handed {
+                self.note_given(kernel, &completion, emptied);
+            }
             if completion.token.kind() == Kind::Accept && completion.result.is_ok() {
                 let into = if handed { Into::Socket } else { Into::Slot };
                 self.unclaimed.push((completion.token, into));
@@ -402,11 +380,26 @@ impl Driver for SimDriver {
                 Accepted { peer: peer.expect("a successful accept left it"), socket: None }
             }
             Into::Socket => {
-                let Handed { peer, socket } =
+                let Handed { peer, socket, .. } =
                     std::mem::take(&mut self.handed[token.slot() as usize]);
                 Accepted { peer: peer.expect("a successful accept left it"), socket }
             }
         }
+    }
+
+    fn refuse(&mut self, socket: SimSocket, message: &[u8]) {
+        let mut kernel = self.kernel.borrow_mut();
+        let Some(id) = socket.take(&kernel) else { return };
+        if message.is_empty() {
+            return kernel.abort(id);
+        }
+        let most = kernel.options.send_buffer_bytes as usize;
+        if let Some(socket) = kernel.sockets.find(id) {
+            let taken = message.len().min(most);
+            socket.outgoing.end().extend_from_slice(&message[..taken]);
+        }
+        kernel.kick(id);
+        kernel.close(id);
     }
 
     fn adopt(&mut self, slot: u32, socket: SimSocket) -> Result<(), Failure> {
@@ -475,7 +468,8 @@ impl Driver for SimDriver {
     fn send(&mut self, token: Token, spans: &[Span], at_once: bool) {
         self.rules.send(token, spans);
         let watch = self.kernel.borrow().options.watch_sends;
-        let send = Send::new(token, spans, at_once, watch.then_some(&self.memory));
+        let watch = watch.then_some((&*self.memory, &mut self.scratch));
+        let send = Send::new(token, spans, at_once, watch);
         self.slots[token.slot() as usize].send = Some(send);
         self.posted.push(Posted::Send(token));
     }
@@ -497,6 +491,7 @@ impl Driver for SimDriver {
 
     fn wait(&mut self, until: Option<Nanos>, out: &mut Vec<Completion>) -> io::Result<Nanos> {
         assert!(self.unclaimed.is_empty(), "accepted was not called for {:?}", self.unclaimed);
+        self.keys.begin_wait();
         let room = (out.capacity() - out.len()).max(1);
         let shared = self.kernel.clone();
         let mut kernel = shared.borrow_mut();
@@ -523,6 +518,7 @@ impl Driver for SimDriver {
             kernel.advance_to(next);
             kernel.run();
         }
+        self.haunt(&mut kernel, out, room);
         let (due, now) = (self.next_due(), kernel.now);
         let end = &mut kernel.drivers[self.id as usize];
         (end.due, end.until) = (due, until);
@@ -551,50 +547,5 @@ impl SimDriver {
     /// The socket of a slot, if it exists.
     pub(super) fn socket_of(&self, slot: u32) -> Option<SocketId> {
         self.slots[slot as usize].socket
-    }
-
-    fn start_connect(
-        &mut self,
-        kernel: &mut Kernel,
-        token: Token,
-        remote: SocketAddr,
-        source: Option<SocketAddr>,
-    ) {
-        if let Some((fault, _)) = kernel.draw(Operation::Connect) {
-            self.tell(kernel, Completion::broken(token, fault.failure()), false);
-            return;
-        }
-        match kernel.connect(remote, source) {
-            Ok(id) => {
-                let owner = Owner::Slot { driver: self.id, slot: token.slot() };
-                if let Some(socket) = kernel.sockets.find(id) {
-                    socket.owner = owner;
-                }
-                let slot = &mut self.slots[token.slot() as usize];
-                slot.socket = Some(id);
-                slot.connect = Some(token);
-            }
-            Err(code) => self.tell(kernel, Completion::failed(token, code), false),
-        }
-    }
-
-    /// A connect in flight, whose socket has changed.
-    pub(super) fn look_at_connect(&mut self, kernel: &mut Kernel, slot: u32, id: SocketId) {
-        let Some(token) = self.slots[slot as usize].connect else { return };
-        let Some(stage) = kernel.sockets.find(id).map(|socket| socket.stage) else { return };
-        match stage {
-            Stage::Connecting { .. } => {}
-            Stage::Established => {
-                self.slots[slot as usize].connect = None;
-                self.tell(kernel, Completion::done(token, 0), false);
-            }
-            Stage::Failed(code) => {
-                let ours = &mut self.slots[slot as usize];
-                ours.connect = None;
-                ours.socket = None;
-                kernel.abort(id);
-                self.tell(kernel, Completion::failed(token, code), false);
-            }
-        }
     }
 }

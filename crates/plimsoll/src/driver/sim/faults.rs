@@ -1,7 +1,12 @@
 //! Which operation can fail how, and which one does.
 
 use super::random::Random;
+use super::system::SystemErrors;
 use crate::driver::{Failure, Fault};
+
+mod possible;
+
+pub use possible::POSSIBLE;
 
 /// What an injected fault is drawn for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,6 +29,27 @@ pub enum Operation {
     Send,
     /// [`Driver::half_close`](crate::driver::Driver::half_close).
     HalfClose,
+    /// [`Driver::close`](crate::driver::Driver::close): it is carried out all the same.
+    Close,
+    /// [`Driver::abort`](crate::driver::Driver::abort): it is carried out all the same.
+    Abort,
+}
+
+impl Operation {
+    /// All of them, in their order.
+    pub const ALL: [Self; 11] = [
+        Self::Accept,
+        Self::Adopt,
+        Self::Connect,
+        Self::Park,
+        Self::Receive,
+        Self::Stream,
+        Self::SendAtOnce,
+        Self::Send,
+        Self::HalfClose,
+        Self::Close,
+        Self::Abort,
+    ];
 }
 
 /// What a failure does beside failing the operation.
@@ -44,12 +70,14 @@ pub struct Possible {
     pub operation: Operation,
     /// Its meaning.
     pub fault: Fault,
-    /// Linux' `errno`.
+    /// Linux' `errno`, or what `WSAGetLastError` gives.
     pub code: i32,
     /// What else happens.
     pub effect: Effect,
     /// When the real kernel does it.
     pub why: &'static str,
+    /// Whose it is.
+    pub system: SystemErrors,
 }
 
 impl Possible {
@@ -58,124 +86,99 @@ impl Possible {
     }
 }
 
-/// Linux' numbers, whichever system the simulation runs on (`include/uapi/asm-generic/errno*.h`).
+/// The systems' own numbers, on whichever the simulation runs.
 pub(super) mod errno {
-    pub(in crate::driver::sim) const ENOMEM: i32 = 12;
-    pub(in crate::driver::sim) const EINVAL: i32 = 22;
-    pub(in crate::driver::sim) const EAGAIN: i32 = 11;
-    pub(in crate::driver::sim) const ENFILE: i32 = 23;
-    pub(in crate::driver::sim) const EMFILE: i32 = 24;
-    pub(in crate::driver::sim) const EPIPE: i32 = 32;
-    pub(in crate::driver::sim) const EPERM: i32 = 1;
-    pub(in crate::driver::sim) const EPROTO: i32 = 71;
-    pub(in crate::driver::sim) const EADDRINUSE: i32 = 98;
-    pub(in crate::driver::sim) const EADDRNOTAVAIL: i32 = 99;
-    pub(in crate::driver::sim) const ENETUNREACH: i32 = 101;
-    pub(in crate::driver::sim) const ECONNABORTED: i32 = 103;
-    pub(in crate::driver::sim) const ECONNRESET: i32 = 104;
-    pub(in crate::driver::sim) const ENOBUFS: i32 = 105;
-    pub(in crate::driver::sim) const ENOTCONN: i32 = 107;
-    pub(in crate::driver::sim) const ETIMEDOUT: i32 = 110;
-    pub(in crate::driver::sim) const ECONNREFUSED: i32 = 111;
-    pub(in crate::driver::sim) const EHOSTUNREACH: i32 = 113;
-    pub(in crate::driver::sim) const ECANCELED: i32 = 125;
+    macro_rules! numbers {
+        ($($name:ident = $number:literal,)*) => {
+            $(pub(in crate::driver::sim) const $name: i32 = $number;)*
+        };
+    }
+
+    // Linux: include/uapi/asm-generic/errno-base.h, errno.h.
+    numbers! {
+        EPERM = 1, EINTR = 4, EIO = 5, EAGAIN = 11, ENOMEM = 12, EACCES = 13, EINVAL = 22,
+        ENFILE = 23, EMFILE = 24, ENOSPC = 28, EPIPE = 32, ENONET = 64, EPROTO = 71,
+        ENOPROTOOPT = 92, EAFNOSUPPORT = 97, EADDRINUSE = 98, EADDRNOTAVAIL = 99, ENETDOWN = 100,
+        ENETUNREACH = 101, ECONNABORTED = 103, ECONNRESET = 104, ENOBUFS = 105, ENOTCONN = 107,
+        ETIMEDOUT = 110, ECONNREFUSED = 111, EHOSTDOWN = 112, EHOSTUNREACH = 113, ECANCELED = 125,
+    }
+
+    // Windows: winsock2.h, winerror.h.
+    numbers! {
+        WSA_NOT_ENOUGH_MEMORY = 8, WSA_OPERATION_ABORTED = 995, WSAEACCES = 10013,
+        WSAEINVAL = 10022, WSAEMFILE = 10024, WSAEWOULDBLOCK = 10035, WSAEADDRINUSE = 10048,
+        WSAEADDRNOTAVAIL = 10049, WSAENETDOWN = 10050, WSAENETUNREACH = 10051,
+        WSAENETRESET = 10052, WSAECONNABORTED = 10053, WSAECONNRESET = 10054, WSAENOBUFS = 10055,
+        WSAENOTCONN = 10057, WSAESHUTDOWN = 10058, WSAETIMEDOUT = 10060, WSAECONNREFUSED = 10061,
+        WSAEHOSTUNREACH = 10065,
+    }
 }
 
-/// The failure that a code means.
+/// The failure that a code means, of either system: no number is in both.
+#[rustfmt::skip]
 pub(super) fn failure(code: i32) -> Failure {
+    #[allow(clippy::wildcard_imports, reason = "a module of numbers, most of them used here")]
+    use errno::*;
     let fault = match code {
-        errno::ECANCELED => Fault::Cancelled,
-        errno::ECONNRESET | errno::EPIPE | errno::ENOTCONN => Fault::Reset,
-        errno::ECONNABORTED | errno::EPROTO => Fault::Aborted,
-        errno::ECONNREFUSED => Fault::Refused,
-        errno::ETIMEDOUT => Fault::TimedOut,
-        errno::ENETUNREACH | errno::EHOSTUNREACH => Fault::Unreachable,
-        errno::EADDRINUSE | errno::EADDRNOTAVAIL => Fault::NoPorts,
-        errno::EMFILE => Fault::ProcessDescriptors,
-        errno::ENFILE => Fault::SystemDescriptors,
-        errno::ENOBUFS => Fault::Buffers,
-        errno::ENOMEM => Fault::Memory,
-        errno::EAGAIN => Fault::WouldBlock,
+        ECANCELED | EINTR | WSA_OPERATION_ABORTED => Fault::Cancelled,
+        ECONNRESET | EPIPE | ENOTCONN | WSAECONNRESET | WSAENETRESET | WSAENOTCONN
+            | WSAESHUTDOWN => Fault::Reset,
+        ECONNABORTED | EPROTO | WSAECONNABORTED => Fault::Aborted,
+        ECONNREFUSED | WSAECONNREFUSED => Fault::Refused,
+        ETIMEDOUT | WSAETIMEDOUT => Fault::TimedOut,
+        ENETUNREACH | EHOSTUNREACH | ENETDOWN | EHOSTDOWN | WSAENETDOWN | WSAENETUNREACH
+            | WSAEHOSTUNREACH => Fault::Unreachable,
+        EADDRINUSE | EADDRNOTAVAIL | WSAEADDRINUSE | WSAEADDRNOTAVAIL => Fault::NoPorts,
+        EMFILE | WSAEMFILE => Fault::ProcessDescriptors,
+        ENFILE => Fault::SystemDescriptors,
+        ENOBUFS | WSAENOBUFS => Fault::Buffers,
+        ENOMEM | WSA_NOT_ENOUGH_MEMORY => Fault::Memory,
+        EAGAIN | WSAEWOULDBLOCK => Fault::WouldBlock,
         _ => Fault::Unexpected,
     };
     Failure { fault, code }
 }
 
-const fn possible(
-    operation: Operation,
-    fault: Fault,
-    code: i32,
-    effect: Effect,
-    why: &'static str,
-) -> Possible {
-    Possible { operation, fault, code, effect, why }
-}
-
-/// What can fail, how, and why: what the simulation injects, and the only such list.
-pub const POSSIBLE: &[Possible] = {
-    use Effect::{DropsQueued, Kills, None};
-    use Operation::{Accept, Adopt, Connect, HalfClose, Park, Receive, Send, SendAtOnce, Stream};
-    #[allow(clippy::wildcard_imports, reason = "a module of numbers, all of them used here")]
+/// A failure of the simulated network, which speaks Linux', with the number that Windows has for
+/// it.
+#[cold]
+pub(super) fn on_windows(failure: Failure) -> Failure {
+    #[allow(clippy::wildcard_imports, reason = "a module of numbers, most of them used here")]
     use errno::*;
-    &[
-        possible(Accept, Fault::ProcessDescriptors, EMFILE, None, "RLIMIT_NOFILE is reached"),
-        possible(Accept, Fault::SystemDescriptors, ENFILE, None, "fs.file-max, or a full table"),
-        possible(Accept, Fault::Aborted, ECONNABORTED, DropsQueued, "gone before it was accepted"),
-        possible(Accept, Fault::Aborted, EPROTO, DropsQueued, "a protocol error in the queue"),
-        possible(Accept, Fault::Buffers, ENOBUFS, None, "no memory within the socket limits"),
-        possible(Accept, Fault::Memory, ENOMEM, None, "no memory for socket, inode or request"),
-        possible(Accept, Fault::Unreachable, EHOSTUNREACH, DropsQueued, "Linux passes ICMP on"),
-        possible(Accept, Fault::Unexpected, EPERM, DropsQueued, "firewall rules forbid it"),
-        possible(Adopt, Fault::SystemDescriptors, ENFILE, None, "the table of files is full"),
-        possible(Adopt, Fault::Memory, ENOMEM, None, "no memory to register the file"),
-        possible(Connect, Fault::Refused, ECONNREFUSED, None, "answered with a reset"),
-        possible(Connect, Fault::TimedOut, ETIMEDOUT, None, "no answer to any SYN"),
-        possible(Connect, Fault::Unreachable, ENETUNREACH, None, "no route"),
-        possible(Connect, Fault::Unreachable, EHOSTUNREACH, None, "ICMP host unreachable"),
-        possible(Connect, Fault::NoPorts, EADDRNOTAVAIL, None, "all ports of the source in use"),
-        possible(Connect, Fault::NoPorts, EADDRINUSE, None, "the bind found no port"),
-        possible(Connect, Fault::ProcessDescriptors, EMFILE, None, "RLIMIT_NOFILE is reached"),
-        possible(Connect, Fault::SystemDescriptors, ENFILE, None, "fs.file-max, or a full table"),
-        possible(Connect, Fault::Buffers, ENOBUFS, None, "the SYN found no buffer"),
-        possible(Connect, Fault::Memory, ENOMEM, None, "no memory for the socket"),
-        possible(Connect, Fault::Unexpected, EPERM, None, "a firewall dropped our own SYN"),
-        possible(Park, Fault::Memory, ENOMEM, None, "no memory for the poll entry"),
-        possible(Receive, Fault::Reset, ECONNRESET, Kills, "the peer has reset"),
-        possible(Receive, Fault::TimedOut, ETIMEDOUT, Kills, "keep-alive or user time-out"),
-        possible(Receive, Fault::Unreachable, EHOSTUNREACH, Kills, "ICMP while retransmitting"),
-        possible(Receive, Fault::Buffers, ENOBUFS, None, "no memory within the limits"),
-        possible(Receive, Fault::Memory, ENOMEM, None, "no memory for the request"),
-        possible(Stream, Fault::Reset, ECONNRESET, Kills, "the peer has reset"),
-        possible(Stream, Fault::TimedOut, ETIMEDOUT, Kills, "keep-alive or user time-out"),
-        possible(Stream, Fault::Unreachable, EHOSTUNREACH, Kills, "ICMP while retransmitting"),
-        possible(Stream, Fault::Buffers, ENOBUFS, None, "no block was seen, though there is one"),
-        possible(Stream, Fault::Memory, ENOMEM, None, "no memory for the request"),
-        possible(SendAtOnce, Fault::WouldBlock, EAGAIN, None, "no room, by some other measure"),
-        possible(SendAtOnce, Fault::Reset, EPIPE, Kills, "reset, seen as a closed direction"),
-        possible(SendAtOnce, Fault::Reset, ECONNRESET, Kills, "the peer has reset"),
-        possible(SendAtOnce, Fault::TimedOut, ETIMEDOUT, Kills, "retransmissions ran out"),
-        possible(SendAtOnce, Fault::Unreachable, EHOSTUNREACH, Kills, "ICMP while retransmitting"),
-        possible(SendAtOnce, Fault::Buffers, ENOBUFS, None, "the device's queue is full"),
-        possible(SendAtOnce, Fault::Memory, ENOMEM, None, "no memory for the bytes"),
-        possible(Send, Fault::Reset, EPIPE, Kills, "reset, seen as a closed direction"),
-        possible(Send, Fault::Reset, ECONNRESET, Kills, "the peer has reset"),
-        possible(Send, Fault::TimedOut, ETIMEDOUT, Kills, "retransmissions ran out"),
-        possible(Send, Fault::Unreachable, EHOSTUNREACH, Kills, "ICMP while retransmitting"),
-        possible(Send, Fault::Buffers, ENOBUFS, None, "the device's queue is full"),
-        possible(Send, Fault::Memory, ENOMEM, None, "no memory for the bytes"),
-        possible(HalfClose, Fault::Reset, ENOTCONN, Kills, "the peer was first, with a reset"),
-        possible(HalfClose, Fault::Memory, ENOMEM, None, "no memory for the request"),
-    ]
-};
+    let code = match failure.code {
+        ECANCELED => WSA_OPERATION_ABORTED,
+        ECONNRESET | EPIPE => WSAECONNRESET,
+        ENOTCONN => WSAENOTCONN,
+        ECONNREFUSED => WSAECONNREFUSED,
+        ETIMEDOUT => WSAETIMEDOUT,
+        ENETUNREACH => WSAENETUNREACH,
+        EHOSTUNREACH => WSAEHOSTUNREACH,
+        EADDRINUSE | EADDRNOTAVAIL => WSAEADDRINUSE,
+        EMFILE => WSAEMFILE,
+        ENFILE | ENOBUFS => WSAENOBUFS,
+        ENOMEM => WSA_NOT_ENOUGH_MEMORY,
+        EAGAIN => WSAEWOULDBLOCK,
+        EINVAL => WSAEINVAL,
+        code => code,
+    };
+    self::failure(code)
+}
 
 /// Which operations are to fail.
 #[derive(Debug)]
 pub(super) struct Faults {
     /// For every operation, whatever the table gives for it.
     per_million: u32,
+    /// The lines of the table for each operation, of one system.
+    lines: [Vec<usize>; Operation::ALL.len()],
+    system: SystemErrors,
     /// Beside that, for one line of the table: its index, and how often.
     rates: Vec<(usize, u32)>,
     script: Vec<Scripted>,
+    /// How often each operation was begun.
+    pub(super) begun: [u64; Operation::ALL.len()],
+    /// How many failed.
+    pub(super) struck: u64,
 }
 
 #[derive(Debug)]
@@ -186,18 +189,29 @@ struct Scripted {
 }
 
 impl Faults {
-    pub(super) fn new(per_million: u32) -> Self {
-        Self { per_million, rates: Vec::new(), script: Vec::new() }
+    pub(super) fn new(per_million: u32, system: SystemErrors) -> Self {
+        let lines = Operation::ALL.map(|operation| {
+            let own = |line: &Possible| line.operation == operation && line.system == system;
+            POSSIBLE.iter().enumerate().filter(|(_, line)| own(line)).map(|(at, _)| at).collect()
+        });
+        let begun = [0; Operation::ALL.len()];
+        Self { per_million, lines, system, rates: Vec::new(), script: Vec::new(), begun, struck: 0 }
     }
 
     /// The `nth` operation of its kind from now (1 is the next) fails.
     pub(super) fn script(&mut self, operation: Operation, nth: u32, fault: Fault) {
+        let line = self.line_of(operation, fault);
+        self.script_line(line, nth);
+    }
+
+    /// The `nth` operation of a line's kind from now fails as the line has it.
+    pub(super) fn script_line(&mut self, line: usize, nth: u32) {
         assert!(nth > 0, "the first operation from now is number 1");
-        self.script.push(Scripted { line: line_of(operation, fault), countdown: nth });
+        self.script.push(Scripted { line, countdown: nth });
     }
 
     pub(super) fn set_rate(&mut self, operation: Operation, fault: Fault, per_million: u32) {
-        let line = line_of(operation, fault);
+        let line = self.line_of(operation, fault);
         self.rates.retain(|(at, _)| *at != line);
         self.rates.push((line, per_million));
     }
@@ -214,23 +228,29 @@ impl Faults {
         operation: Operation,
         random: &mut Random,
     ) -> Option<(&'static Possible, bool)> {
+        self.begun[operation as usize] += 1;
         if let Some(line) = self.scripted(operation) {
+            self.struck += 1;
             return Some((&POSSIBLE[line], true));
         }
         for &(line, per_million) in &self.rates {
             if POSSIBLE[line].operation == operation && random.chance(per_million) {
+                self.struck += 1;
                 return Some((&POSSIBLE[line], false));
             }
         }
         if !random.chance(self.per_million) {
             return None;
         }
-        let count = POSSIBLE.iter().filter(|line| line.operation == operation).count();
-        let at = random.below(count as u64) as usize;
-        POSSIBLE.iter().filter(|line| line.operation == operation).nth(at).map(|it| (it, false))
+        let lines = &self.lines[operation as usize];
+        self.struck += 1;
+        Some((&POSSIBLE[lines[random.below(lines.len() as u64) as usize]], false))
     }
 
     fn scripted(&mut self, operation: Operation) -> Option<usize> {
+        if self.script.is_empty() {
+            return None;
+        }
         let mut due = None;
         for scripted in &mut self.script {
             if POSSIBLE[scripted.line].operation == operation && scripted.countdown > 0 {
@@ -243,14 +263,15 @@ impl Faults {
         self.script.retain(|scripted| scripted.countdown > 0);
         due
     }
-}
 
-/// The first line of the table with the operation and the fault.
-fn line_of(operation: Operation, fault: Fault) -> usize {
-    POSSIBLE
-        .iter()
-        .position(|line| line.operation == operation && line.fault == fault)
-        .unwrap_or_else(|| panic!("{operation:?} never fails with {fault:?}: see POSSIBLE"))
+    /// The first line of the table with the operation and the fault.
+    fn line_of(&self, operation: Operation, fault: Fault) -> usize {
+        let lines = &self.lines[operation as usize];
+        let at = lines.iter().find(|&&at| POSSIBLE[at].fault == fault);
+        *at.unwrap_or_else(|| {
+            panic!("{operation:?} never fails with {fault:?} on {:?}: see POSSIBLE", self.system)
+        })
+    }
 }
 
 #[cfg(test)]
@@ -259,7 +280,7 @@ mod tests {
 
     #[test]
     fn a_script_hits_the_nth_of_its_kind() {
-        let mut faults = Faults::new(0);
+        let mut faults = Faults::new(0, SystemErrors::Linux);
         let mut random = Random::new(0);
         faults.script(Operation::Send, 3, Fault::Buffers);
         let mut hits = |operation| faults.draw(operation, &mut random).map(|(it, _)| it.code);
@@ -279,9 +300,14 @@ mod tests {
 
     #[test]
     fn every_line_comes_up() {
-        let mut faults = Faults::new(1_000_000);
+        let [mut linux, mut windows] = [SystemErrors::Linux, SystemErrors::Windows]
+            .map(|system| Faults::new(1_000_000, system));
         let mut random = Random::new(3);
         for line in POSSIBLE {
+            let faults = match line.system {
+                SystemErrors::Linux => &mut linux,
+                SystemErrors::Windows => &mut windows,
+            };
             let drawn = (0..10_000).any(|_| {
                 let (it, _) = faults.draw(line.operation, &mut random).expect("always");
                 it.code == line.code
@@ -293,6 +319,6 @@ mod tests {
     #[test]
     #[should_panic(expected = "never fails with")]
     fn what_cannot_happen_cannot_be_scripted() {
-        Faults::new(0).script(Operation::Park, 1, Fault::Refused);
+        Faults::new(0, SystemErrors::Linux).script(Operation::Park, 1, Fault::Refused);
     }
 }

@@ -10,6 +10,7 @@ use super::faults::Faults;
 use super::network::Ports;
 use super::options::SimOptions;
 use super::random::Random;
+use super::resources::Resources;
 use super::socket::{Owner, SocketId, Sockets};
 use super::trace::Trace;
 use crate::driver::Nanos;
@@ -57,7 +58,10 @@ impl PartialOrd for Timed {
 #[derive(Debug)]
 pub(super) struct Listener {
     pub(super) address: SocketAddr,
-    pub(super) backlog: u32,
+    /// How many may wait in the queue: as granted, and what the system admits beyond.
+    pub(super) admits: u32,
+    /// Whether a peer listens: what is queued is made of another process' memory.
+    pub(super) of_peer: bool,
     pub(super) queue: VecDeque<SocketId>,
     /// The driver that is told; none where a peer listens.
     pub(super) driver: Option<u32>,
@@ -95,9 +99,26 @@ pub(super) struct Kernel {
     pub(super) drivers: Vec<DriverEnd>,
     pub(super) faults: Faults,
     pub(super) trace: Trace,
+    pub(super) resources: Resources,
     pub(super) dropped_syns: u64,
+    pub(super) stale_completions: u64,
     /// Sockets that were handed over and dropped, from whatever thread.
-    pub(super) dropped: Arc<Mutex<Vec<SocketId>>>,
+    pub(super) dropped: Arc<Dropped>,
+}
+
+/// Sockets that nobody adopted, to be closed at the kernel's next step.
+#[derive(Debug, Default)]
+pub(super) struct Dropped {
+    /// Whether there is any: looked at in each step, without the lock.
+    any: AtomicBool,
+    sockets: Mutex<Vec<SocketId>>,
+}
+
+impl Dropped {
+    pub(super) fn push(&self, id: SocketId) {
+        self.sockets.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+        self.any.store(true, Ordering::Release);
+    }
 }
 
 impl Kernel {
@@ -109,14 +130,16 @@ impl Kernel {
             events: BinaryHeap::new(),
             events_made: 0,
             events_done: 0,
-            sockets: Sockets::default(),
+            sockets: Sockets::new(options.system.is_windows()),
             listeners: Vec::new(),
             next_listening_port: 1024,
             ports: BTreeMap::new(),
             drivers: Vec::new(),
-            faults: Faults::new(options.fault_per_million),
+            faults: Faults::new(options.fault_per_million, options.system.errors),
             trace: Trace::new(options.record),
+            resources: Resources::default(),
             dropped_syns: 0,
+            stale_completions: 0,
             dropped: Arc::default(),
             options,
         }
@@ -179,8 +202,8 @@ impl Kernel {
         }
     }
 
-    /// A new listener; port 0 takes the next free one.
-    pub(super) fn listen(&mut self, mut address: SocketAddr, backlog: u32) -> usize {
+    /// A new listener, with so much of a backlog granted; port 0 takes the next free one.
+    pub(super) fn listen(&mut self, mut address: SocketAddr, granted: u32, of_peer: bool) -> usize {
         while address.port() == 0 {
             let port = self.next_listening_port;
             self.next_listening_port = if port >= 32_767 { 1024 } else { port + 1 };
@@ -190,7 +213,8 @@ impl Kernel {
             }
         }
         assert!(self.listener_at(address).is_none(), "{address} is in use (EADDRINUSE)");
-        let listener = Listener { address, backlog, queue: VecDeque::new(), driver: None };
+        let admits = granted + self.options.system.backlog_extra;
+        let listener = Listener { address, admits, of_peer, queue: VecDeque::new(), driver: None };
         match self.listeners.iter().position(Option::is_none) {
             Some(at) => {
                 self.listeners[at] = Some(listener);
@@ -226,9 +250,13 @@ impl Kernel {
     }
 
     fn close_dropped(&mut self) {
+        if !self.dropped.any.load(Ordering::Acquire) {
+            return;
+        }
+        self.dropped.any.store(false, Ordering::Relaxed);
         let dropped = self.dropped.clone();
-        let mut dropped = dropped.lock().unwrap_or_else(PoisonError::into_inner);
-        for id in dropped.drain(..) {
+        let mut sockets = dropped.sockets.lock().unwrap_or_else(PoisonError::into_inner);
+        for id in sockets.drain(..) {
             self.close(id);
         }
     }

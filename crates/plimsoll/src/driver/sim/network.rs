@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use super::faults::errno;
 use super::kernel::{Event, Kernel};
+use super::resources::{Charge, Opened};
 use super::socket::{Owner, SocketId, Stage};
+use super::system::Overflow;
 
 /// How many ports there are.
 const PORTS: usize = 1 << 16;
@@ -44,6 +46,7 @@ impl Kernel {
         &mut self,
         remote: SocketAddr,
         source: Option<SocketAddr>,
+        opened: Opened,
     ) -> Result<SocketId, i32> {
         let any = match remote {
             SocketAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
@@ -53,17 +56,25 @@ impl Kernel {
         if source.is_ipv4() != remote.is_ipv4() {
             return Err(errno::EINVAL);
         }
-        let port = self.take_port(source)?;
+        self.may_open(opened)?;
+        let pool = self.options.system.pool.connected;
+        let charge =
+            if opened == Opened::ByDriver { Charge { pool, pinned: 0 } } else { Charge::default() };
+        self.charge(charge)?;
+        let port = self.take_port(source).inspect_err(|_| self.refund(charge))?;
         let id = self.sockets.open(SocketAddr::new(source.ip(), port), remote);
         if let Some(socket) = self.sockets.find(id) {
             socket.ephemeral = true;
+            socket.charge = charge;
         }
+        self.open_file(id, opened);
         self.after_latency(Event::Syn(id));
         Ok(id)
     }
 
     fn take_port(&mut self, source: SocketAddr) -> Result<u16, i32> {
-        let (low, high) = (*self.options.ports.start(), *self.options.ports.end());
+        let ports = &self.options.system.ports;
+        let (low, high) = (*ports.start(), *ports.end());
         let random = &mut self.random;
         let ports = self
             .ports
@@ -92,32 +103,44 @@ impl Kernel {
             return;
         };
         let Some(listener) = &mut self.listeners[at] else { return };
-        // `sk_acceptq_is_full`: full when *more* than the backlog wait, so n + 1 fit.
-        if listener.queue.len() > listener.backlog as usize {
+        let driver = listener.driver;
+        let full = listener.queue.len() >= listener.admits as usize;
+        let pool = if listener.of_peer { 0 } else { self.options.system.pool.accepted };
+        let charge = Charge { pool, pinned: 0 };
+        if full || self.charge(charge).is_err() {
             self.dropped_syns += 1;
             self.syn_again(client, attempt);
             return;
         }
         let server = self.sockets.open(remote, local);
-        listener.queue.push_back(server);
-        if let Some(driver) = listener.driver {
+        if let Some(listener) = &mut self.listeners[at] {
+            listener.queue.push_back(server);
+        }
+        if let Some(driver) = driver {
             self.drivers[driver as usize].arrivals = true;
         }
         if let Some((ours, theirs)) = self.sockets.pair(server, client) {
             ours.stage = Stage::Established;
             ours.owner = Owner::Queue;
+            ours.charge = charge;
             ours.other = Some(client);
             theirs.other = Some(server);
         }
         self.after_latency(Event::Connected(client));
     }
 
-    /// The overflow of a queue is silent: the client tries again after 1, 2, 4, … seconds.
+    /// Linux: the overflow of a queue is silent, and the client tries again after 1, 2, 4, …
+    /// seconds. Windows answers with a reset, after which its client tries twice more.
     fn syn_again(&mut self, client: SocketId, attempt: u32) {
-        let pause = Duration::from_secs(1 << attempt.min(6));
+        let (retries, pause, code) = match self.options.system.overflow {
+            Overflow::Drops { retries } => {
+                (retries, Duration::from_secs(1 << attempt.min(6)), errno::ETIMEDOUT)
+            }
+            Overflow::Refuses => (2, Duration::from_millis(500), errno::ECONNREFUSED),
+        };
         let at = self.now.after(pause);
-        if attempt >= self.options.connect_retries {
-            self.schedule(at, Event::Fails(client, errno::ETIMEDOUT));
+        if attempt >= retries {
+            self.schedule(at, Event::Fails(client, code));
             return;
         }
         if let Some(socket) = self.sockets.find(client) {
@@ -171,6 +194,13 @@ impl Kernel {
             self.nobody_there(from);
             return;
         };
+        if receiver.vanished {
+            // Nothing is acknowledged; in the end the sender gives up.
+            sender.delivering = true;
+            let at = self.now.after(self.options.system.retransmits);
+            self.schedule(at, Event::Kill(from, errno::ETIMEDOUT));
+            return;
+        }
         if receiver.stage != Stage::Established && !receiver.dead {
             // Our answer to its SYN has not arrived; this cannot overtake it.
             self.kick(from);
@@ -233,6 +263,10 @@ impl Kernel {
         socket.error = Some(code);
         socket.dead = true;
         socket.outgoing.clear();
+        if self.options.system.is_windows() {
+            // What had arrived goes with it.
+            socket.incoming.clear();
+        }
         self.tell(to);
         self.reap(to);
     }
@@ -265,6 +299,7 @@ impl Kernel {
 
     /// The application closes, orderly; with unread bytes, Linux sends a reset (RFC 2525, 2.17).
     pub(super) fn close(&mut self, id: SocketId) {
+        self.close_file(id);
         let Some(socket) = self.sockets.find(id) else { return };
         if socket.stage != Stage::Established || socket.dead || !socket.incoming.is_empty() {
             self.abort(id);
@@ -279,6 +314,7 @@ impl Kernel {
 
     /// The application closes with a reset.
     pub(super) fn abort(&mut self, id: SocketId) {
+        self.close_file(id);
         let Some(socket) = self.sockets.find(id) else { return };
         let other = socket.other.filter(|_| !socket.dead);
         socket.orphan = true;
@@ -291,6 +327,26 @@ impl Kernel {
         self.reap(id);
     }
 
+    /// The host of this end goes from the network without a word: no end of stream, no reset, and
+    /// nothing that is sent to it is acknowledged.
+    pub(super) fn vanish(&mut self, id: SocketId) {
+        let Some(socket) = self.sockets.find(id) else { return };
+        if socket.stage != Stage::Established || socket.dead {
+            return self.abort(id);
+        }
+        socket.vanished = true;
+        socket.orphan = true;
+        socket.owner = Owner::Nobody;
+        socket.outgoing.clear();
+        let other = socket.other;
+        self.close_file(id);
+        match other.filter(|other| self.sockets.find(*other).is_some()) {
+            // What waited for room here is sent now, and never acknowledged.
+            Some(other) => self.kick(other),
+            None => self.forget_vanished(id),
+        }
+    }
+
     /// The application has read: there may be room for more.
     pub(super) fn has_read(&mut self, id: SocketId) {
         if let Some(other) = self.sockets.find(id).and_then(|socket| socket.other) {
@@ -298,9 +354,24 @@ impl Kernel {
         }
     }
 
+    /// One that vanished is no longer needed when there is no other end.
+    fn forget_vanished(&mut self, id: SocketId) {
+        let Some(socket) = self.sockets.find(id) else { return };
+        if socket.vanished {
+            socket.dead = true;
+            self.reap(id);
+        }
+    }
+
     pub(super) fn reap(&mut self, id: SocketId) {
-        let Some(local) = self.sockets.reap(id) else { return };
-        if let Some(ports) = self.ports.get_mut(&local.ip()) {
+        let Some((local, charge, other)) = self.sockets.reap(id) else { return };
+        self.refund(charge);
+        if let Some(other) = other {
+            self.forget_vanished(other);
+        }
+        if let Some(local) = local
+            && let Some(ports) = self.ports.get_mut(&local.ip())
+        {
             ports.give_back(local.port());
         }
     }

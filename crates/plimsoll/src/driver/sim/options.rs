@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::random::Random;
+use super::system::SimSystem;
 
 /// What a simulation is like: its seed, its network, and how far its kernel goes to be awkward.
 ///
@@ -22,12 +23,8 @@ pub struct SimOptions {
     pub send_buffer_bytes: u32,
     /// Bytes that an end holds which have arrived and were not read.
     pub receive_buffer_bytes: u32,
-    /// Ports for connects that name none, for each source address
-    /// (`net.ipv4.ip_local_port_range`).
-    pub ports: RangeInclusive<u16>,
-    /// How often an unanswered connect is tried again, 1, 2, 4, … seconds apart
-    /// (`net.ipv4.tcp_syn_retries`).
-    pub connect_retries: u32,
+    /// The machine's limits: Linux' by default.
+    pub system: SimSystem,
     /// Sends and receives that take or bring fewer bytes than they could, per million.
     pub short_per_million: u32,
     /// Completions that are told late, and so in another order, per million.
@@ -41,6 +38,10 @@ pub struct SimOptions {
     /// Operations that fail, per million, each with one of the failures that
     /// [`POSSIBLE`](super::POSSIBLE) lists for it.
     pub fault_per_million: u32,
+    /// Completions that come a second time, once their slot stands for another session or for
+    /// none, per million: what no driver should do, and every engine must bear (rule 3). For
+    /// engines only: whoever drives the driver by hand should not ask for it.
+    pub stale_per_million: u32,
     /// What the clock advances by in each wait, at least: no loop is free.
     pub wait_cost: Duration,
     /// Whether the clock is moved by [`SimKernel::advance`](super::SimKernel::advance) only,
@@ -63,14 +64,14 @@ impl SimOptions {
             segment_bytes: 65_483..=65_483,
             send_buffer_bytes: 16 << 10,
             receive_buffer_bytes: 128 << 10,
-            ports: 32_768..=60_999,
-            connect_retries: 6,
+            system: SimSystem::linux(),
             short_per_million: 0,
             late_per_million: 0,
             lateness: Duration::ZERO,
             streams: true,
             stream_end_per_million: 0,
             fault_per_million: 0,
+            stale_per_million: 0,
             wait_cost: Duration::from_micros(1),
             held_clock: false,
             watch_sends: true,

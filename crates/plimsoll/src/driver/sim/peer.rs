@@ -4,10 +4,11 @@ use std::cell::RefCell;
 use std::fmt;
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use super::faults::failure;
-use super::kernel::Kernel;
+use super::kernel::{Dropped, Kernel};
+use super::resources::Opened;
 use super::socket::{Readable, SocketId, Stage, Writable};
 use crate::driver::Failure;
 
@@ -117,6 +118,14 @@ impl SimPeer {
         // By the drop.
     }
 
+    /// Goes from the network without a word: no end of stream and no reset ever comes, and nothing
+    /// that is sent to it is acknowledged. Who sends to it fails with a time-out after
+    /// [`SimSystem::retransmits`](super::SimSystem::retransmits); who does not never notices.
+    pub fn vanish(self) {
+        // The drop that follows finds an orphan.
+        self.kernel.borrow_mut().vanish(self.id);
+    }
+
     /// Closes with a reset: what was written and has not arrived is gone.
     pub fn reset(self) {
         // The drop that follows finds no socket any more.
@@ -127,7 +136,9 @@ impl SimPeer {
 impl Drop for SimPeer {
     fn drop(&mut self) {
         // Borrowed only where a panic unwinds through the kernel: then it does not matter.
-        if let Ok(mut kernel) = self.kernel.try_borrow_mut() {
+        if let Ok(mut kernel) = self.kernel.try_borrow_mut()
+            && kernel.sockets.find(self.id).is_some_and(|socket| !socket.vanished)
+        {
             kernel.close(self.id);
         }
     }
@@ -160,7 +171,9 @@ impl SimPeerListener {
     pub fn accept(&mut self) -> Option<(SimPeer, SocketAddr)> {
         let mut kernel = self.kernel.borrow_mut();
         kernel.run();
+        kernel.may_open(Opened::ByPeer).ok()?;
         let id = kernel.listeners[self.at].as_mut()?.queue.pop_front()?;
+        kernel.open_file(id, Opened::ByPeer);
         let socket = kernel.sockets.find(id)?;
         socket.owner = super::socket::Owner::Nobody;
         let (local, remote) = (socket.local, socket.remote);
@@ -201,11 +214,11 @@ impl SimListener {
 #[derive(Debug)]
 pub struct SimSocket {
     id: Option<SocketId>,
-    dropped: Arc<Mutex<Vec<SocketId>>>,
+    dropped: Arc<Dropped>,
 }
 
 impl SimSocket {
-    pub(super) fn new(id: SocketId, dropped: Arc<Mutex<Vec<SocketId>>>) -> Self {
+    pub(super) fn new(id: SocketId, dropped: Arc<Dropped>) -> Self {
         Self { id: Some(id), dropped }
     }
 
@@ -222,7 +235,7 @@ impl SimSocket {
 impl Drop for SimSocket {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.dropped.lock().unwrap_or_else(PoisonError::into_inner).push(id);
+            self.dropped.push(id);
         }
     }
 }

@@ -29,6 +29,8 @@ struct Slot {
     /// What the send in flight names.
     sending: [Span; MAX_SPANS],
     spans: u8,
+    /// How often it has become empty.
+    uses: u32,
 }
 
 /// One block, as the caller sees it.
@@ -64,6 +66,7 @@ impl Rules {
             flight: [None; Kind::ALL.len()],
             sending: [NO_SPAN; MAX_SPANS],
             spans: 0,
+            uses: 0,
         };
         Self {
             slots: vec![slot; slots as usize],
@@ -213,7 +216,7 @@ impl Rules {
         self.slot(token).view = View::Closing;
     }
 
-    /// A block comes back otherwise than in a completion.
+    /// A block comes back otherwise than in the completion of an operation in flight.
     pub(super) fn reclaimed(&mut self, lease: &Lease) {
         self.returned(lease);
     }
@@ -230,21 +233,27 @@ impl Rules {
         self.slots.iter().filter_map(|slot| slot.flight[Kind::Receive as usize - 1])
     }
 
+    /// How often a slot has become empty: another number, and operations from before are stale.
+    pub(super) fn uses(&self, slot: u32) -> u32 {
+        self.slots[slot as usize].uses
+    }
+
     /// A completion is given. Asserts what the simulation itself owes: each operation once.
-    pub(super) fn give(&mut self, completion: &Completion, handed: bool) {
+    /// Returns whether its slot has become empty by it.
+    pub(super) fn give(&mut self, completion: &Completion, handed: bool) -> bool {
         let token = completion.token;
         if let Some(lease) = &completion.lease {
             self.returned(lease);
         }
         if completion.more {
             assert_eq!(token.kind(), Kind::Receive, "{completion:?}: only a stream has more");
-            return;
+            return false;
         }
         self.in_flight -= 1;
         if handed {
             let own = self.handed[token.slot() as usize].take();
             assert_eq!(own, Some(token), "an accept completed that is not in flight");
-            return;
+            return false;
         }
         let slot = &mut self.slots[token.slot() as usize];
         let own = slot.flight[token.kind() as usize - 1].take();
@@ -257,7 +266,9 @@ impl Rules {
             (View::Opening, false) => View::Empty,
             (view, _) => view,
         };
-        if slot.view == View::Empty {
+        let emptied = slot.view == View::Empty;
+        if emptied {
+            slot.uses += 1;
             self.occupied -= 1;
         }
         if token.kind() == Kind::Send {
@@ -265,5 +276,6 @@ impl Rules {
                 self.blocks[span.block as usize].sends -= 1;
             }
         }
+        emptied
     }
 }

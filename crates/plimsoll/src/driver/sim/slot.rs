@@ -7,6 +7,7 @@ use super::driver::SimDriver;
 use super::faults::{Effect, Operation, Possible, errno, failure};
 use super::kernel::{Event, Kernel};
 use super::peer::SimSocket;
+use super::resources::Charge;
 use super::socket::{Readable, SocketId, Writable};
 use super::trace::{hash_of, mix};
 use crate::buffer::{Lease, Memory, Span};
@@ -14,6 +15,9 @@ use crate::driver::{Completion, Into, Kind, MAX_SPANS, Nanos, Token};
 
 /// The most completions that a stream brings in one go (Linux: `MULTISHOT_MAX_RETRY` and one).
 const STREAM_BURST: usize = 33;
+
+/// Pages, as buffers are locked by them. The same on every machine, for equal runs.
+const PAGE: usize = 4096;
 
 /// How late after an operation was posted a fault that kills its connection may strike.
 const DOOM_DELAY: Duration = Duration::from_millis(50);
@@ -30,6 +34,12 @@ pub(super) struct Slot {
     pub(super) send: Option<Send>,
     /// When the last completion of a receive is told: the next is not told before.
     pub(super) received_at: Nanos,
+    /// What the operation of each kind in flight has taken of the machine.
+    pub(super) charges: [Charge; Kind::ALL.len()],
+    /// The socket's key: the operation that it was first used for.
+    pub(super) key: Option<Token>,
+    /// It was aborted: the socket is not used again.
+    pub(super) discarded: bool,
 }
 
 /// What a successful accept for another shard left.
@@ -37,6 +47,8 @@ pub(super) struct Slot {
 pub(super) struct Handed {
     pub(super) peer: Option<SocketAddr>,
     pub(super) socket: Option<SimSocket>,
+    /// What the accept has taken of the machine.
+    pub(super) charge: Charge,
 }
 
 /// An accept that waits.
@@ -71,11 +83,11 @@ impl Send {
         token: Token,
         spans: &[Span],
         at_once: bool,
-        watch: Option<&std::sync::Arc<Memory>>,
+        watch: Option<(&Memory, &mut Vec<u8>)>,
     ) -> Self {
         let mut kept = [Span { block: 0, start: 0, len: 0 }; MAX_SPANS];
         kept[..spans.len()].copy_from_slice(spans);
-        let posted_as = watch.map(|memory| hash_of_spans(memory, spans));
+        let posted_as = watch.map(|(memory, scratch)| hash_of_spans(memory, spans, scratch));
         Self { token, spans: kept, count: spans.len() as u8, at_once, posted_as }
     }
 
@@ -84,10 +96,10 @@ impl Send {
     }
 
     /// The contract: nobody changes the bytes until the completion.
-    fn assert_unchanged(&self, memory: &Memory) {
+    fn assert_unchanged(&self, memory: &Memory, scratch: &mut Vec<u8>) {
         if let Some(hash) = self.posted_as {
             assert!(
-                hash == hash_of_spans(memory, self.spans()),
+                hash == hash_of_spans(memory, self.spans(), scratch),
                 "{:?}: the bytes were changed while being sent: {:?}",
                 self.token,
                 self.spans()
@@ -105,13 +117,18 @@ impl Send {
     }
 }
 
-fn hash_of_spans(memory: &Memory, spans: &[Span]) -> u64 {
-    let mut bytes = Vec::new();
+fn hash_of_spans(memory: &Memory, spans: &[Span], bytes: &mut Vec<u8>) -> u64 {
     spans.iter().fold(0, |hash, span| {
         bytes.clear();
-        memory.copy_out(*span, &mut bytes);
-        mix(hash, hash_of(&bytes))
+        memory.copy_out(*span, bytes);
+        mix(hash, hash_of(bytes))
     })
+}
+
+/// Bytes in the pages that a part of a block touches; blocks begin with a page.
+fn pages_of(start: usize, len: usize) -> u32 {
+    let first = start - start % PAGE;
+    ((start + len).next_multiple_of(PAGE) - first) as u32
 }
 
 impl Kernel {
@@ -172,13 +189,32 @@ impl SimDriver {
         None
     }
 
+    /// Charges an operation on a slot, which is refunded when it completes.
+    pub(super) fn afford(
+        &mut self,
+        kernel: &mut Kernel,
+        token: Token,
+        pages: u32,
+    ) -> Result<(), i32> {
+        let system = &kernel.options.system;
+        if !system.counts_operations() {
+            return Ok(());
+        }
+        let pinned = if system.pinned_bytes == u64::MAX { 0 } else { pages };
+        let charge = Charge { pool: system.pool.operation, pinned };
+        kernel.charge(charge)?;
+        self.slots[token.slot() as usize].charges[token.kind() as usize - 1] = charge;
+        Ok(())
+    }
+
     pub(super) fn start_park(&mut self, kernel: &mut Kernel, token: Token) {
-        match self.strike(kernel, Operation::Park, token.slot()) {
-            Some(fault) => self.tell(kernel, Completion::broken(token, fault.failure()), false),
-            None => {
-                self.slots[token.slot() as usize].park = Some(token);
-                self.try_park(kernel, token.slot());
-            }
+        if let Some(fault) = self.strike(kernel, Operation::Park, token.slot()) {
+            self.tell(kernel, Completion::broken(token, fault.failure()), false);
+        } else if let Err(code) = self.afford(kernel, token, 0) {
+            self.tell(kernel, Completion::failed(token, code), false);
+        } else {
+            self.slots[token.slot() as usize].park = Some(token);
+            self.try_park(kernel, token.slot());
         }
     }
 
@@ -194,9 +230,15 @@ impl SimDriver {
     pub(super) fn start_receive(&mut self, kernel: &mut Kernel, token: Token) {
         let Some(receive) = &self.slots[token.slot() as usize].receive else { return };
         let operation = if receive.into.is_some() { Operation::Receive } else { Operation::Stream };
-        match self.strike(kernel, operation, token.slot()) {
-            Some(fault) => self.end_receive(kernel, token.slot(), Err(fault.code)),
-            None => self.try_receive(kernel, token.slot()),
+        let pages = receive.into.as_ref().map_or(0, |(_, start)| {
+            pages_of(*start as usize, self.memory.block_bytes() - *start as usize)
+        });
+        if let Some(fault) = self.strike(kernel, operation, token.slot()) {
+            self.end_receive(kernel, token.slot(), Err(fault.code));
+        } else if let Err(code) = self.afford(kernel, token, pages) {
+            self.end_receive(kernel, token.slot(), Err(code));
+        } else {
+            self.try_receive(kernel, token.slot());
         }
     }
 
@@ -274,9 +316,14 @@ impl SimDriver {
     pub(super) fn start_send(&mut self, kernel: &mut Kernel, token: Token) {
         let Some(send) = &self.slots[token.slot() as usize].send else { return };
         let operation = if send.at_once { Operation::SendAtOnce } else { Operation::Send };
-        match self.strike(kernel, operation, token.slot()) {
-            Some(fault) => self.end_send(kernel, token.slot(), Err(fault.code)),
-            None => self.try_send(kernel, token.slot()),
+        let pages = |span: &Span| pages_of(span.start as usize, span.len as usize);
+        let pages = send.spans().iter().map(pages).sum();
+        if let Some(fault) = self.strike(kernel, operation, token.slot()) {
+            self.end_send(kernel, token.slot(), Err(fault.code));
+        } else if let Err(code) = self.afford(kernel, token, pages) {
+            self.end_send(kernel, token.slot(), Err(code));
+        } else {
+            self.try_send(kernel, token.slot());
         }
         // Whatever it was, it is not waited for.
         let left = self.slots[token.slot() as usize].send.as_ref();
@@ -295,7 +342,7 @@ impl SimDriver {
             Writable::Error(code) => return self.end_send(kernel, slot, Err(code)),
             Writable::Room(room) => room,
         };
-        send.assert_unchanged(&self.memory);
+        send.assert_unchanged(&self.memory, &mut self.scratch);
         let asked: usize = send.spans().iter().map(|span| span.len as usize).sum();
         let taken = kernel.shortened(asked.min(room));
         if let Some(socket) = kernel.sockets.find(id) {
@@ -314,7 +361,7 @@ impl SimDriver {
             more: false,
         };
         if send.at_once {
-            self.tell_at_once(completion);
+            self.tell_at_once(kernel, completion);
         } else {
             self.tell(kernel, completion, false);
         }
@@ -353,7 +400,10 @@ impl SimDriver {
     /// Cancels what is in flight, and closes.
     pub(super) fn carry_out_close(&mut self, kernel: &mut Kernel, token: Token, abort: bool) {
         let slot = token.slot();
+        let operation = if abort { Operation::Abort } else { Operation::Close };
+        let fault = kernel.draw(operation).map(|(fault, _)| fault.failure());
         let state = &mut self.slots[slot as usize];
+        state.discarded = abort;
         let (connect, park) = (state.connect.take(), state.park.take());
         for cancelled in [connect, park].into_iter().flatten() {
             self.tell(kernel, Completion::failed(cancelled, errno::ECANCELED), false);
@@ -368,6 +418,7 @@ impl SimDriver {
                 kernel.close(id);
             }
         }
-        self.tell(kernel, Completion::done(token, 0), false);
+        let result = fault.map_or(Ok(0), Err);
+        self.tell(kernel, Completion { result, ..Completion::done(token, 0) }, false);
     }
 }

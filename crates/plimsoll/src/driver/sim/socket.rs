@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use super::faults::errno;
+use super::resources::{Charge, Opened};
 
 /// Names a socket: a stale one names nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -112,6 +113,14 @@ pub(super) struct Socket {
     pub(super) told: bool,
     /// The local port is ours to give back.
     pub(super) ephemeral: bool,
+    /// Its host has gone from the network without a word.
+    pub(super) vanished: bool,
+    /// Whose file it is.
+    pub(super) opened: Opened,
+    /// The kernel memory that it has.
+    pub(super) charge: Charge,
+    /// An error is told to everybody who asks, as on Windows.
+    tells_all: bool,
     in_use: bool,
 }
 
@@ -145,7 +154,7 @@ impl Socket {
         if !self.incoming.is_empty() {
             return Readable::Bytes(self.incoming.len());
         }
-        match self.error.take() {
+        match self.take_error() {
             Some(code) => Readable::Error(code),
             None if self.ended || self.dead => Readable::End,
             None => Readable::NotYet,
@@ -154,7 +163,7 @@ impl Socket {
 
     /// As `tcp_sendmsg` looks: the pending error, once, else EPIPE, else room.
     pub(super) fn writable(&mut self, send_buffer_bytes: usize) -> Writable {
-        if let Some(code) = self.error.take() {
+        if let Some(code) = self.take_error() {
             return Writable::Error(code);
         }
         if self.dead || self.shut {
@@ -164,6 +173,11 @@ impl Socket {
             0 => Writable::NotYet,
             room => Writable::Room(room),
         }
+    }
+
+    /// The pending error: Linux forgets it when it is told, Windows does not.
+    fn take_error(&mut self) -> Option<i32> {
+        if self.tells_all { self.error } else { self.error.take() }
     }
 
     /// Whether `poll(2)` would say that a read does not block.
@@ -178,14 +192,21 @@ impl Socket {
 }
 
 /// All sockets of a kernel. A free one keeps its buffers for its next use.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Sockets {
     all: Vec<Socket>,
     free: Vec<u32>,
+    /// Whether errors are told to everybody who asks.
+    tells_all: bool,
 }
 
 impl Sockets {
+    pub(super) fn new(tells_all: bool) -> Self {
+        Self { all: Vec::new(), free: Vec::new(), tells_all }
+    }
+
     pub(super) fn open(&mut self, local: SocketAddr, remote: SocketAddr) -> SocketId {
+        let tells_all = self.tells_all;
         let fresh = |id, outgoing, incoming| Socket {
             id,
             local,
@@ -204,6 +225,10 @@ impl Sockets {
             delivering: false,
             told: false,
             ephemeral: false,
+            vanished: false,
+            opened: Opened::No,
+            charge: Charge::default(),
+            tells_all,
             in_use: true,
         };
         if let Some(index) = self.free.pop() {
@@ -233,13 +258,16 @@ impl Sockets {
         (one.in_use && one.id == a && two.in_use && two.id == b).then_some((one, two))
     }
 
-    /// Frees it if it is over; gives it back for its port.
-    pub(super) fn reap(&mut self, id: SocketId) -> Option<SocketAddr> {
+    /// Frees it if it is over; tells its port and its memory, to be given back, and its other end.
+    pub(super) fn reap(
+        &mut self,
+        id: SocketId,
+    ) -> Option<(Option<SocketAddr>, Charge, Option<SocketId>)> {
         let socket = self.find(id).filter(|socket| socket.is_over())?;
         socket.in_use = false;
-        let port = socket.ephemeral.then_some(socket.local);
+        let given_back = (socket.ephemeral.then_some(socket.local), socket.charge, socket.other);
         self.free.push(id.index);
-        port
+        Some(given_back)
     }
 
     /// Sockets that exist, and how many of them are orphans.

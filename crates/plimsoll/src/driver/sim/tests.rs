@@ -12,6 +12,7 @@ use crate::driver::{Completion, Driver, Into, Kind, Token};
 thread_local! {
     /// The options of the next world of this thread.
     static SEED: Cell<Option<u64>> = const { Cell::new(None) };
+    static SYSTEM: Cell<SystemErrors> = const { Cell::new(SystemErrors::Linux) };
 }
 
 struct SimWorld {
@@ -41,7 +42,9 @@ impl World for SimWorld {
     type PeerListener = SimPeerListener;
 
     fn new(plan: Plan) -> Self {
-        let options = SEED.get().map_or_else(|| SimOptions::calm(1), SimOptions::rough);
+        let calm = calm_on(SYSTEM.get());
+        let options = SEED.get().map_or(calm.clone(), SimOptions::rough);
+        let options = SimOptions { system: calm.system, ..options };
         Self::on(SimKernel::new(options), plan)
     }
 
@@ -140,6 +143,22 @@ mod calm {
     crate::driver::suite::suite!(SimWorld);
 }
 
+/// What a workstation with Windows does otherwise (who is told of a reset, what a full queue does)
+/// is allowed by the contract: all but one behaviour, of those who come when the queue is full and
+/// wait there.
+#[test]
+fn the_suite_holds_on_a_windows_workstation() {
+    for (name, behaviour) in suite::all::<SimWorld>() {
+        if name == "connections_beyond_the_backlog_wait" {
+            continue;
+        }
+        SYSTEM.set(SystemErrors::Windows);
+        let outcome = std::panic::catch_unwind(behaviour);
+        SYSTEM.set(SystemErrors::Linux);
+        assert!(outcome.is_ok(), "{name} fails");
+    }
+}
+
 /// Every behaviour holds in whatever network, with whatever order of completions.
 #[test]
 fn the_suite_holds_for_many_seeds() {
@@ -228,21 +247,38 @@ fn a_fault_that_kills_ends_both_ends() {
     assert!(matches!(pair.peer.read(&mut [0; 8]), SimRead::Failed(_)));
 }
 
+/// A calm machine of the system that a line of the table is of.
+fn calm_on(system: SystemErrors) -> SimOptions {
+    let system = match system {
+        SystemErrors::Linux => SimSystem::linux(),
+        SystemErrors::Windows => SimSystem::windows_workstation(1 << 30),
+    };
+    SimOptions { system, ..SimOptions::calm(1) }
+}
+
 #[test]
 fn every_possible_fault_reaches_its_operation() {
-    for line in POSSIBLE {
-        let mut pair = pair(SimOptions::calm(1));
+    for (number, line) in POSSIBLE.iter().enumerate() {
+        let mut pair = pair(calm_on(line.system));
         let lease = pair.lease();
-        pair.kernel.fail_nth(line.operation, 1, line.fault);
         let other = Token::new(Kind::Connect, 1, 1);
-        let _queued;
+        let address = pair.kernel.shared.borrow().listeners[0].as_ref().unwrap().address;
+        let _queued = pair.kernel.connect(address);
+        let mut handed = None;
+        if line.operation == Operation::Adopt {
+            let accept = other.with(Kind::Accept);
+            pair.driver.accept(accept, Into::Socket);
+            assert_eq!(pair.next().result, Ok(0));
+            handed = pair.driver.accepted(accept).socket;
+        }
+        pair.kernel.fail_nth_as(number, 1);
         match line.operation {
-            Operation::Accept => {
-                let address = pair.kernel.shared.borrow().listeners[0].as_ref().unwrap().address;
-                _queued = pair.kernel.connect(address);
-                pair.driver.accept(other.with(Kind::Accept), Into::Slot);
+            Operation::Accept => pair.driver.accept(other.with(Kind::Accept), Into::Slot),
+            Operation::Adopt => {
+                let failure = pair.driver.adopt(1, handed.expect("accepted above"));
+                assert_eq!(failure.expect_err("scripted").code, line.code, "{line:?}");
+                continue;
             }
-            Operation::Adopt => continue,
             Operation::Connect => pair.driver.connect(other, loopback(Family::V4), None),
             Operation::Park => pair.driver.park(token(Kind::Park)),
             Operation::Receive => pair.driver.receive(token(Kind::Receive), lease, 0),
@@ -250,9 +286,16 @@ fn every_possible_fault_reaches_its_operation() {
             Operation::SendAtOnce => pair.send(&lease, true),
             Operation::Send => pair.send(&lease, false),
             Operation::HalfClose => pair.driver.half_close(token(Kind::HalfClose)),
+            Operation::Close => pair.driver.close(token(Kind::Close)),
+            Operation::Abort => pair.driver.abort(token(Kind::Close)),
         }
-        let failure = pair.next().result.expect_err("scripted");
-        assert_eq!(failure.fault, line.fault, "{line:?}");
+        let completion = pair.next();
+        if line.operation == Operation::Park && line.effect == Effect::Kills {
+            // Ready: the receive that follows says how it failed.
+            assert_eq!(completion.result, Ok(0), "{line:?}");
+        } else {
+            assert_eq!(completion.result.expect_err("scripted").code, line.code, "{line:?}");
+        }
     }
 }
 
@@ -289,7 +332,9 @@ fn a_backlog_of_n_holds_n_and_one_and_drops_in_silence() {
 
 #[test]
 fn a_queue_that_stays_full_is_a_time_out() {
-    let kernel = SimKernel::new(SimOptions { connect_retries: 2, ..SimOptions::calm(1) });
+    let mut options = SimOptions::calm(1);
+    options.system.overflow = Overflow::Drops { retries: 2 };
+    let kernel = SimKernel::new(options);
     let listener = kernel.peer_listener(loopback(Family::V4), 0);
     let _first = kernel.connect(listener.address());
     kernel.advance_by(Duration::from_millis(1));
@@ -301,7 +346,8 @@ fn a_queue_that_stays_full_is_a_time_out() {
 
 #[test]
 fn ports_run_out_and_come_back() {
-    let options = SimOptions { ports: 40_000..=40_003, ..SimOptions::calm(1) };
+    let mut options = SimOptions::calm(1);
+    options.system.ports = 40_000..=40_003;
     let kernel = SimKernel::new(options);
     let listener = kernel.peer_listener(loopback(Family::V4), 100);
     let to = listener.address();
@@ -428,3 +474,5 @@ fn a_success_must_be_asked_about() {
     driver.wait(None, &mut out).expect("a simulation goes on");
     driver.wait(None, &mut out).expect("a simulation goes on");
 }
+
+mod limits;

@@ -41,7 +41,13 @@ pub fn probe() -> Result<Vec<String>, Unavailable> {
     findings().map(|findings| findings.notes)
 }
 
-/// The same, found out once a process.
+/// Whether connections can be direct descriptors, kept in a table of each ring, and are no
+/// descriptors of the process then.
+pub(crate) fn keeps_tables() -> Result<bool, Unavailable> {
+    findings().map(|findings| findings.direct)
+}
+
+/// The same as [`probe`], found out once a process.
 pub(super) fn findings() -> Result<Findings, Unavailable> {
     static FOUND: OnceLock<Result<Findings, Unavailable>> = OnceLock::new();
     match FOUND.get_or_init(find) {

@@ -5,11 +5,11 @@ use std::mem::MaybeUninit;
 
 use io_uring::cqueue;
 
-use super::errno::outcome;
 use super::ring::BATCH;
 use super::slots::{CLOSED, CLOSING, HALF_CLOSE_WAITS};
 use super::{BELL, OTHERWISE, QUIET, Source, Uring, ops};
 use crate::buffer::Lease;
+use crate::driver::errno::outcome;
 use crate::driver::{Completion, Driver, Kind, Nanos, Token};
 
 /// Completions copied out of the queue at once: 1 KiB of stack.

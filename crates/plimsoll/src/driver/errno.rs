@@ -3,7 +3,7 @@
 use crate::driver::{Failure, Fault};
 
 /// What an operation's error number means. O(1).
-pub(crate) fn failure(code: i32) -> Failure {
+pub(super) fn failure(code: i32) -> Failure {
     let fault = match code {
         // EINTR: cancelled while a worker of the kernel had it.
         libc::ECANCELED | libc::EINTR => Fault::Cancelled,
@@ -27,7 +27,7 @@ pub(crate) fn failure(code: i32) -> Failure {
 
 /// What a completion's result means: a count, or a failure as a negative number.
 #[inline]
-pub(crate) fn outcome(result: i32) -> Result<u32, Failure> {
+pub(super) fn outcome(result: i32) -> Result<u32, Failure> {
     u32::try_from(result).map_err(|_| failure(result.wrapping_neg()))
 }
 

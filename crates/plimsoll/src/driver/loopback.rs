@@ -1,37 +1,49 @@
-//! Loopback, with peers on non-blocking sockets of the standard library.
+//! Loopback, with peers on non-blocking sockets of the standard library: the world in which the
+//! drivers of real kernels are tested.
+
+#![allow(unsafe_code, reason = "a poll of one descriptor")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
-use crate::buffer::Arena;
-use crate::driver::suite::{Family, Heard, Peer, PeerListener, Plan, World};
-use crate::driver::uring::errno::failure;
-use crate::driver::uring::{Config, Uring};
-use crate::driver::{Driver, Fault};
+use super::errno::failure;
+use super::suite::{Family, Heard, Peer, PeerListener, Plan, World};
+use super::{Driver, Fault};
+use crate::buffer::{Arena, Memory};
 
-/// A ring whose connections are direct descriptors, or plain ones.
-pub(super) struct Loopback<const DIRECT: bool> {
-    driver: Uring,
+pub(super) mod real;
+
+/// A driver, as the suite wants it.
+pub(super) trait Kind {
+    /// Its type.
+    type D: Driver<Listener = TcpListener>;
+
+    /// One with streams, of as many blocks as the plan has.
+    fn driver(plan: Plan, memory: Arc<Memory>) -> Self::D;
+
+    /// How many operations are in flight.
+    fn in_flight(driver: &Self::D) -> usize;
+}
+
+/// Such a driver in the real world.
+pub(super) struct Loopback<K: Kind> {
+    driver: K::D,
     arena: Arena,
 }
 
-impl<const DIRECT: bool> World for Loopback<DIRECT> {
-    type D = Uring;
+impl<K: Kind> World for Loopback<K> {
+    type D = K::D;
     type Peer = Stream;
     type PeerListener = Listener;
 
     fn new(plan: Plan) -> Self {
         let arena = Arena::new(plan.blocks, plan.block_bytes).unwrap();
-        let config = Config {
-            slots: plan.slots,
-            stream_blocks: plan.blocks.next_power_of_two(),
-            direct: Some(DIRECT),
-        };
-        let driver = Uring::new(&config, arena.memory().clone()).unwrap();
+        let driver = K::driver(plan, arena.memory().clone());
         Self { driver, arena }
     }
 
@@ -39,7 +51,7 @@ impl<const DIRECT: bool> World for Loopback<DIRECT> {
         Self::new(plan)
     }
 
-    fn driver(&mut self) -> &mut Uring {
+    fn driver(&mut self) -> &mut K::D {
         &mut self.driver
     }
 
@@ -91,7 +103,7 @@ impl<const DIRECT: bool> World for Loopback<DIRECT> {
     }
 
     fn check_empty(&mut self) {
-        assert_eq!(self.driver.in_flight(), 0, "operations are left");
+        assert_eq!(K::in_flight(&self.driver), 0, "operations are left");
     }
 }
 

@@ -1,0 +1,178 @@
+//! `serve --metrics`: the server's figures over HTTP, in Prometheus' text format.
+//!
+//! One thread, one request at a time: a scraper comes every few seconds, and one that says nothing
+//! is given up after [`PATIENCE`].
+
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
+use std::time::{Duration, Instant};
+
+use plimsoll::{Observer, Pressure, Reason, TURN_TIMES};
+use plimsoll_lab::{Error, Result};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::registry::Registry;
+
+/// How long a request may take to come, and an answer to go.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// The longest request that is read.
+const LONGEST: usize = 8 << 10;
+/// What `text::encode` writes, and what Prometheus asks for.
+const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Figures that go up and down; all others only rise.
+const GAUGES: [&str; 4] = ["sessions", "sessions_high_water", "blocks", "blocks_high_water"];
+
+/// Serves the figures from now on, as long as the process runs. Returns where.
+///
+/// # Errors
+/// [`Error::Usage`] where the address is none, [`Error::Machine`] where nothing can listen there.
+pub(crate) fn serve(at: &str, observer: Observer) -> Result<SocketAddr> {
+    let wrong = |error: io::Error| {
+        Error::usage(
+            format!("`{at}` is no address for metrics: {error}"),
+            "give one such as 127.0.0.1:9100",
+        )
+    };
+    let addresses: Vec<SocketAddr> = at.to_socket_addrs().map_err(wrong)?.collect();
+    let listening = TcpListener::bind(&*addresses);
+    let (listener, address) = listening
+        .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
+        .map_err(|error| {
+            Error::machine(
+                format!("cannot serve metrics at {at}: {error}"),
+                "choose another address with --metrics",
+            )
+        })?;
+    let mut registry = Registry::with_prefix("plimsoll");
+    registry.register_collector(Box::new(Figures(observer)));
+    std::thread::Builder::new()
+        .name("metrics".into())
+        .spawn(move || {
+            for stream in listener.incoming() {
+                match stream {
+                    // A scraper that has gone is no loss.
+                    Ok(stream) => _ = answer(stream, &registry),
+                    // Out of descriptors, say: the next look is soon enough.
+                    Err(_) => std::thread::sleep(Duration::from_millis(100)),
+                }
+            }
+        })
+        .map_err(|error| {
+            Error::machine(format!("cannot start a thread: {error}"), "raise `ulimit -u`")
+        })?;
+    Ok(address)
+}
+
+fn answer(mut stream: TcpStream, registry: &Registry) -> io::Result<()> {
+    let head = read_head(&mut stream)?;
+    let mut words = head.split(' ');
+    let (status, body) = match (words.next(), words.next()) {
+        (Some("GET"), Some(path)) if path.split('?').next() == Some("/metrics") => {
+            let mut body = String::new();
+            text::encode(&mut body, registry).map_err(io::Error::other)?;
+            ("200 OK", body)
+        }
+        (Some("GET"), _) => ("404 Not Found", "the figures are at /metrics\n".to_owned()),
+        _ => ("405 Method Not Allowed", "GET /metrics\n".to_owned()),
+    };
+    let length = body.len();
+    write!(
+        stream,
+        "HTTP/1.1 {status}\r\nContent-Type: {CONTENT}\r\nContent-Length: {length}\r\n\
+         Connection: close\r\n\r\n{body}"
+    )
+}
+
+/// The request's first line and headers.
+fn read_head(stream: &mut TcpStream) -> io::Result<String> {
+    let deadline = Instant::now() + PATIENCE;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    let mut head = Vec::new();
+    let mut part = [0; 1024];
+    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() || head.len() > LONGEST {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        stream.set_read_timeout(Some(left))?;
+        match stream.read(&mut part)? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            count => head.extend_from_slice(&part[..count]),
+        }
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+/// The server's figures, read when they are asked for.
+#[derive(Debug)]
+struct Figures(Observer);
+
+impl Collector for Figures {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> std::fmt::Result {
+        let metrics = self.0.metrics();
+        for (name, value) in metrics.figures() {
+            let help = name.replace('_', " ");
+            if GAUGES.contains(&name) {
+                let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+                let encoder = encoder.encode_descriptor(name, &help, None, gauge.metric_type())?;
+                gauge.encode(encoder)?;
+            } else {
+                let counter = ConstCounter::new(value);
+                let encoder =
+                    encoder.encode_descriptor(name, &help, None, counter.metric_type())?;
+                counter.encode(encoder)?;
+            }
+        }
+        by_reason(&mut encoder, "ended", "sessions that ended or were refused", &metrics.ended)?;
+        by_reason(
+            &mut encoder,
+            "dry_run",
+            "what limits in dry run would have done",
+            &metrics.dry_run,
+        )?;
+        let level = match self.0.pressure().0 {
+            Pressure::Calm => 0,
+            Pressure::Braking => 1,
+            Pressure::Shedding => 2,
+        };
+        let gauge = ConstGauge::new(level);
+        let help = "0 calm, 1 braking, 2 shedding";
+        let pressure = encoder.encode_descriptor("pressure", help, None, gauge.metric_type())?;
+        gauge.encode(pressure)?;
+        let mut turns = encoder.encode_descriptor(
+            "turn_seconds",
+            "how long turns of the shards took",
+            None,
+            MetricType::Histogram,
+        )?;
+        let buckets: Vec<(f64, u64)> =
+            (0..TURN_TIMES).map(|place| bucket(place, &metrics)).collect();
+        let count = metrics.turn_times.iter().sum();
+        let seconds = metrics.turn_nanos as f64 / 1e9;
+        turns.encode_histogram::<NoLabelSet>(seconds, count, &buckets, None)
+    }
+}
+
+fn bucket(place: usize, metrics: &plimsoll::Metrics) -> (f64, u64) {
+    let last = place + 1 == TURN_TIMES;
+    let bound = if last { f64::MAX } else { (1_u64 << place) as f64 / 1e6 };
+    (bound, metrics.turn_times[place])
+}
+
+fn by_reason(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    counts: &[u64; Reason::COUNT],
+) -> std::fmt::Result {
+    let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+    for (reason, count) in Reason::names().iter().zip(counts) {
+        let labels = [("reason", *reason)];
+        ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,221 @@
+//! What the suite cannot ask of every driver.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use crate::buffer::Span;
+use crate::driver::loopback::real::{self, Bench, last_words};
+use crate::driver::ready::{Config, Ready, STREAM_QUOTA, Unavailable};
+use crate::driver::{Completion, Driver, Fault, Into, Kind, Token};
+
+fn bench(slots: u32) -> Bench<Ready> {
+    Bench::new(slots, |memory| Ready::new(&Config { slots, stream_blocks: 8 }, memory).unwrap())
+}
+
+#[test]
+fn closing_completes_every_combination_once_and_the_close_last() {
+    let driver = real::closing_completes_every_combination(bench(4));
+    assert_eq!(driver.in_flight(), 0);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn an_abort_frees_the_kernels_queues() {
+    real::an_abort_frees_the_kernels_queues(bench(2));
+}
+
+#[test]
+fn a_park_after_a_full_block_waits() {
+    real::a_park_after_a_full_block_waits(bench(2));
+}
+
+#[test]
+fn a_spinning_caller_is_served() {
+    real::a_spinning_caller_is_served(bench(2));
+}
+
+/// One wait of a millisecond.
+fn breathe(bench: &mut Bench<Ready>) -> Vec<Completion> {
+    let mut out = Vec::with_capacity(64);
+    let end = bench.driver.now().after(Duration::from_millis(1));
+    bench.driver.wait(Some(end), &mut out).unwrap();
+    out
+}
+
+/// A sender that is never done brings so much in one wait, and others are heard meanwhile.
+#[test]
+fn a_fast_sender_has_a_quota() {
+    let mut bench = bench(2);
+    let (mut fast, mut slow) = (bench.open(0), bench.open(1));
+    let block = bench.arena.block_bytes();
+    let flood = std::thread::spawn(move || {
+        let much = vec![7; 64 << 10];
+        // Ends when the slot is closed.
+        while fast.write_all(&much).is_ok() {}
+    });
+    for _ in 0..8 {
+        bench.driver.provide(bench.arena.lease().unwrap());
+    }
+    let streams = [0, 1].map(|slot| Token::new(Kind::Receive, 0, slot));
+    for stream in streams {
+        bench.driver.stream(stream);
+    }
+    let (mut most, mut heard, mut said) = (0, false, 0);
+    let mut waits_till_heard = 0;
+    for wait in 0..10_000 {
+        if wait == 100 {
+            slow.write_all(b"me too").unwrap();
+            said = wait;
+        }
+        let mut of_fast = 0;
+        for completion in breathe(&mut bench) {
+            assert!(completion.more, "there are blocks: {completion:?}");
+            of_fast += u32::from(completion.token == streams[0]);
+            if completion.token == streams[1] {
+                heard = true;
+                waits_till_heard = wait - said;
+            }
+            bench.driver.provide(completion.lease.unwrap());
+        }
+        most = most.max(of_fast);
+        if heard && wait > 200 {
+            break;
+        }
+    }
+    assert!(heard && waits_till_heard < 10, "heard: {heard}, after {waits_till_heard} waits");
+    assert_eq!(most, STREAM_QUOTA, "a flood of blocks of {block} bytes");
+    let close = Token::new(Kind::Close, 0, 0);
+    bench.driver.abort(close);
+    bench.until(close);
+    flood.join().unwrap();
+}
+
+/// The descriptor of a closed connection that lives on elsewhere (in a child of this process, say)
+/// still makes events; they are nobody's.
+#[test]
+fn events_of_a_connection_that_was_closed_are_dropped() {
+    let mut bench = bench(1);
+    let mut old = bench.open(0);
+    let child = bench.driver.slots[0].socket.as_ref().unwrap().try_clone().unwrap();
+    let close = Token::new(Kind::Close, 0, 0);
+    bench.driver.close(close);
+    bench.until(close);
+    let mut new = bench.open(0);
+    let park = Token::new(Kind::Park, 1, 0);
+    bench.driver.park(park);
+    old.write_all(b"for the one before").unwrap();
+    for _ in 0..5 {
+        assert!(breathe(&mut bench).is_empty(), "an event of another connection");
+    }
+    new.write_all(b"for you").unwrap();
+    assert_eq!(bench.until(park).len(), 1);
+    drop(child);
+    assert!(last_words(old).is_err(), "closed with bytes unread: a reset");
+}
+
+/// Urgent data cuts a receive short, with more behind it: nothing may be taken for read then.
+#[test]
+fn urgent_data_hides_nothing_behind_it() {
+    let mut bench = bench(1);
+    let mut peer = bench.open(0);
+    let park = Token::new(Kind::Park, 0, 0);
+    for round in 0..3 {
+        peer.write_all(b"before").unwrap();
+        SockRef::from(&peer).send_out_of_band(b"!").unwrap();
+        peer.write_all(b"after").unwrap();
+        let mut heard = Vec::new();
+        while heard.len() < b"beforeafter".len() {
+            bench.driver.park(park);
+            bench.until(park);
+            let receive = park.with(Kind::Receive);
+            bench.driver.receive(receive, bench.arena.lease().unwrap(), 0);
+            let completion = bench.until(receive).pop().unwrap();
+            let lease = completion.lease.unwrap();
+            let count = completion.result.unwrap() as usize;
+            heard.extend_from_slice(&lease.bytes(bench.arena.memory())[..count]);
+            bench.arena.give_back(lease);
+        }
+        assert_eq!(heard, b"beforeafter", "round {round}");
+    }
+    bench.driver.park(park);
+    assert!(breathe(&mut bench).is_empty(), "and nothing is left");
+}
+
+/// A send that waited for room goes on where it stood, for as often as it takes.
+#[test]
+fn a_blocked_send_goes_on_when_there_is_room() {
+    let mut bench = bench(1);
+    let mut peer = bench.open(0);
+    let send = Token::new(Kind::Send, 0, 0);
+    let spans = [Span { block: 0, start: 0, len: 4096 }; 16];
+    let mut room = vec![0; 1 << 20];
+    for _ in 0..20 {
+        real::fill(&mut bench, 0);
+        bench.driver.send(send, &spans, false);
+        let mut heard = 0;
+        let taken = loop {
+            // Fails when the driver does not find the room: the peer's read times out.
+            heard += peer.read(&mut room).unwrap();
+            if let Some(completion) = breathe(&mut bench).pop() {
+                break completion.result.unwrap();
+            }
+            assert!(heard < 1 << 30);
+        };
+        assert!((1..=16 * 4096).contains(&taken));
+    }
+}
+
+/// A connect whose outcome is an error frees the slot, closes the descriptor, and is told once.
+#[test]
+fn a_failed_connect_leaves_nothing() {
+    let mut bench = bench(2);
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for round in 0..10 {
+        let connect = Token::new(Kind::Connect, round, 0);
+        bench.driver.connect(connect, nobody, None);
+        let failure = bench.until(connect).pop().unwrap().result.unwrap_err();
+        assert_eq!(failure.fault, Fault::Refused);
+        assert!(bench.driver.slots[0].socket.is_none());
+        assert_eq!(bench.driver.in_flight(), 0);
+    }
+    let far: std::net::SocketAddr = "[::ffff:0:1]:9".parse().unwrap();
+    let source = Some("127.0.0.1:0".parse().unwrap());
+    let connect = Token::new(Kind::Connect, 0, 1);
+    bench.driver.connect(connect, far, source);
+    assert!(bench.until(connect).pop().unwrap().result.is_err(), "two families");
+    assert!(bench.driver.slots[1].socket.is_none());
+}
+
+/// Sockets of which nobody took the address stay where they are until somebody does.
+#[test]
+fn accepts_wait_for_those_before_to_be_asked_for() {
+    let mut bench = bench(4);
+    let accepts = [0, 1, 2].map(|number| Token::new(Kind::Accept, 0, number));
+    for accept in accepts {
+        bench.driver.accept(accept, Into::Socket);
+    }
+    let peers: Vec<TcpStream> =
+        accepts.iter().map(|_| TcpStream::connect(bench.address).unwrap()).collect();
+    let mut out = Vec::with_capacity(8);
+    while out.len() < 3 {
+        bench.driver.wait(None, &mut out).unwrap();
+    }
+    // Asked in another order than they completed in.
+    for completion in out.iter().rev() {
+        let brought = bench.driver.accepted(completion.token);
+        assert!(peers.iter().any(|peer| peer.local_addr().unwrap() == brought.peer));
+        assert!(brought.socket.is_some());
+    }
+}
+
+#[test]
+fn slots_that_no_event_can_name_are_refused() {
+    let error = Unavailable::Slots { asked: 70_000, most: 65_535 };
+    assert!(error.to_string().contains("65535"), "{error}");
+    let memory = crate::buffer::Arena::new(1, 4096).unwrap().memory().clone();
+    let driver = Ready::new(&Config::new(0), memory).unwrap();
+    assert!(!driver.features().streams && driver.features().name == "ready");
+}

@@ -1,0 +1,90 @@
+//! What is done when the kernel has no memory for an operation of a session (ENOBUFS, ENOMEM,
+//! WSAENOBUFS): nothing is lost and nothing is posted for it until a pause is over, which all shards
+//! share ([`Gauge::note`](crate::monitor::Gauge::note)). And what is done with a peer that takes too little.
+
+use super::Shard;
+use crate::budget::DRAIN_WINDOW;
+use crate::driver::{Driver, Fault, Nanos};
+use crate::handler::Handler;
+use crate::reason::Reason;
+use crate::session::wheel::Tick;
+
+/// Sessions that wait for the pause to be over.
+#[derive(Debug)]
+pub(super) struct Shortage {
+    /// Slot and generation of each; a session is here once, which its mark says.
+    waiting: Vec<(u32, u64)>,
+    until: Option<Nanos>,
+}
+
+impl Shortage {
+    /// For a shard of so many slots: all memory is taken here.
+    pub(super) fn new(slots: u32) -> Self {
+        // A slot may be used again while its last session's entry is still there.
+        Self { waiting: Vec::with_capacity(slots as usize * 2), until: None }
+    }
+
+    /// When the pause is over.
+    pub(super) fn next(&self) -> Option<Nanos> {
+        self.until
+    }
+}
+
+/// Whether a fault says that the kernel is short of memory, which may pass.
+pub(super) fn is_shortage(fault: Fault) -> bool {
+    matches!(fault, Fault::Buffers | Fault::Memory)
+}
+
+impl<D: Driver, H: Handler> Shard<D, H> {
+    /// The kernel was short of memory for an operation of a session, which is posted again after a
+    /// pause.
+    pub(super) fn back_off(&mut self, slot: u32, fault: Fault) {
+        self.core.counters.shortages.add(1);
+        let until = self.gauge.note(fault, self.core.now);
+        let shortage = &mut self.shortage;
+        shortage.until = shortage.until.max(until);
+        let session = self.core.table.get(slot);
+        if !std::mem::replace(&mut session.marks.short, true) {
+            if shortage.waiting.len() == shortage.waiting.capacity() {
+                let table = &mut self.core.table;
+                shortage.waiting.retain(|&(slot, generation)| {
+                    let session = table.get(slot);
+                    session.generation == generation && session.marks.short
+                });
+            }
+            let generation = self.core.table.get(slot).generation;
+            shortage.waiting.push((slot, generation));
+        }
+    }
+
+    /// When the pause is over: all who waited go on.
+    pub(super) fn end_shortage(&mut self) {
+        if self.shortage.until.is_none_or(|until| until > self.core.now) {
+            return;
+        }
+        self.shortage.until = None;
+        let mut waiting = std::mem::take(&mut self.shortage.waiting);
+        for (slot, generation) in waiting.drain(..) {
+            let session = self.core.table.get(slot);
+            if session.generation == generation {
+                session.marks.short = false;
+                self.core.touch(slot);
+            }
+        }
+        self.shortage.waiting = waiting;
+        self.settle();
+    }
+
+    /// A session's outbox has been blocked for as long as a slow peer is watched.
+    pub(super) fn judge_drain_rate(&mut self, slot: u32) {
+        let Some(rate) = self.core.limits.drain_rate else { return };
+        let least = u64::from(rate) * DRAIN_WINDOW.as_secs();
+        let Some(watch) = self.core.slow.get_mut(slot as usize) else { return };
+        let taken = std::mem::take(&mut watch.taken);
+        watch.since = Some(Tick::not_before(self.core.now));
+        if taken < least && !self.core.is_dry(Reason::SlowReader) {
+            self.core.table.get(slot).end(Reason::SlowReader);
+            self.core.abort(slot);
+        }
+    }
+}
