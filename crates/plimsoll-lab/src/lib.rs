@@ -36,3 +36,4 @@ mod sys;
 
 pub use error::{Error, Result};
 pub use lab::{Lab, Progress, Quiet};
+pub use sys::raise_descriptor_limit;

@@ -48,7 +48,7 @@ pub(crate) fn tie_to_parent(command: &mut Command, interrupt: Interrupt) {
 }
 
 /// Raises this process' soft limit on descriptors to its hard one. A refusal leaves it as it is.
-pub(crate) fn raise_descriptor_limit() {
+pub fn raise_descriptor_limit() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let now = getrlimit(Resource::Nofile);
     if now.current != now.maximum {

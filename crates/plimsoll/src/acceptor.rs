@@ -94,13 +94,12 @@ impl Acceptor {
         self.rate.as_ref().is_none_or(|rate| rate.available(now) > self.posted)
     }
 
-    /// When to look again: while paused, or when the rate allows one more.
-    pub(crate) fn next(&self) -> Option<Nanos> {
-        if self.closed {
-            return None;
-        }
+    /// When to look again: while paused, or when the rate allows one more. A time that has passed is
+    /// not what it waits for: out of permits, to wake for that would be a hot loop.
+    pub(crate) fn next(&self, now: Nanos) -> Option<Nanos> {
         let rate = self.rate.as_ref().filter(|_| self.posted < self.ahead);
-        self.paused_until.or_else(|| rate?.when(self.posted + 1))
+        let next = self.paused_until.or_else(|| rate?.when(self.posted + 1))?;
+        (next > now && !self.closed).then_some(next)
     }
 
     /// A connection of ours has ended, and its descriptor is free.
@@ -239,7 +238,7 @@ mod tests {
             acceptor.post();
             lines += u32::from(acceptor.fail(Fault::SystemDescriptors, now));
             lines += u32::from(acceptor.fail(Fault::SystemDescriptors, now));
-            let until = acceptor.next().unwrap();
+            let until = acceptor.next(now).unwrap();
             assert_eq!(acceptor.wanted(now), 0);
             pauses.push(until.since(now).as_millis());
             now = until;
@@ -261,6 +260,6 @@ mod tests {
         acceptor.freed();
         assert_eq!(acceptor.wanted(now), 0, "no descriptor was missing");
         acceptor.closed = true;
-        assert_eq!(acceptor.next(), None, "nothing to wake for after the end");
+        assert_eq!(acceptor.next(now), None, "nothing to wake for after the end");
     }
 }

@@ -237,8 +237,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if more_mail || more_timers || may_feed {
             return Some(now);
         }
-        // A time that has passed is not what it waits for: that would be a hot loop.
-        let accept = self.acceptor.as_ref().and_then(Acceptor::next).filter(|next| *next > now);
+        let accept = self.acceptor.as_ref().and_then(|acceptor| acceptor.next(now));
         let service = self.service.as_ref().and_then(Service::next);
         let short = self.shortage.next();
         let pressure = self.pressure_deadline();

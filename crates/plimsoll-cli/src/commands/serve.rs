@@ -138,6 +138,8 @@ pub(crate) fn run(args: &Args, output: &OutputArgs) -> Result<u8> {
     if let Some(shards) = args.shards.or(file.shards) {
         builder = builder.shards(shards);
     }
+    // Each connection is a descriptor on epoll, and login shells allow 1,024 by default.
+    plimsoll_lab::raise_descriptor_limit();
     let interrupted = interrupt::flag()?;
     let running = builder.start(|_shard| Echo).map_err(|error| of_engine(&error))?;
     if let Some(address) = running.local_addr() {
