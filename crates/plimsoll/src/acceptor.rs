@@ -94,6 +94,11 @@ impl Acceptor {
         self.rate.as_ref().is_none_or(|rate| rate.available(now) > self.posted)
     }
 
+    /// Whether the rate lets somebody in who was accepted to be refused, and counts as posted.
+    pub(crate) fn rate_admits(&self, now: Nanos) -> bool {
+        self.rate.as_ref().is_none_or(|rate| rate.available(now) >= self.posted)
+    }
+
     /// When to look again: while paused, or when the rate allows one more. A time that has passed is
     /// not what it waits for: out of permits, to wake for that would be a hot loop.
     pub(crate) fn next(&self, now: Nanos) -> Option<Nanos> {

@@ -49,7 +49,9 @@ pub struct Limits {
     /// When an outbox has been over the high mark, its session reads again below this many bytes.
     pub outbox_low: u32,
     /// At this many bytes in its outbox, nothing more is received from a session. What has been
-    /// received in the same turn is held beside it: up to some 60 blocks in the throughput profile.
+    /// received in the same turn is held beside it: a block; in the throughput profile what one wait
+    /// brings, some 30 to 90 blocks of a fast sender, and never more than are lent to streams (half
+    /// of the arena, at most 512).
     pub outbox_high: u32,
     /// A send that would take its outbox past this many bytes is refused, and its session aborted.
     pub outbox_hard: u32,
@@ -69,9 +71,12 @@ pub struct Limits {
     /// How long sent bytes may stay unacknowledged before an accepted connection is given up
     /// (`TCP_USER_TIMEOUT`, RFC 5482). Linux only, and refused elsewhere.
     pub user_timeout: Option<Duration>,
-    /// The fewest bytes per second that a peer must take while its outbox is blocked, averaged over
-    /// [`DRAIN_WINDOW`]. While the kernel's send buffer is full it takes from us only what the peer
-    /// has acknowledged, so this counts acknowledged bytes. A peer that is slower is aborted.
+    /// The fewest bytes per second that a peer must take while its outbox is blocked; one that is
+    /// slower is aborted. While the kernel's send buffer is full it takes from us only what the peer
+    /// has acknowledged, so this counts acknowledged bytes; but it takes nothing before a third of
+    /// the buffer is free (`sk_stream_is_writeable`). So a peer is watched for [`DRAIN_WINDOW`], or
+    /// for twice as long as a third takes at this rate, whichever is longer: with a low rate, set
+    /// `kernel_send` too.
     pub drain_rate: Option<u32>,
     /// Whom to give up first when the machine runs out of memory.
     pub shed: Shed,
@@ -81,7 +86,7 @@ pub struct Limits {
     pub dry_run: DryRun,
 }
 
-/// How long a slow peer is watched before it is judged by [`Limits::drain_rate`].
+/// How long a slow peer is watched at least before it is judged by [`Limits::drain_rate`].
 pub const DRAIN_WINDOW: Duration = Duration::from_secs(5);
 
 /// What becomes of those who come when the server has as many connections as it may.
@@ -253,10 +258,20 @@ impl Limits {
         }
     }
 
+    /// How long a peer whose outbox is blocked is watched before it is judged.
+    fn drain_window(&self) -> Duration {
+        let Some(rate) = self.drain_rate else { return DRAIN_WINDOW };
+        // The kernel doubles what is asked for; else it grows to the third figure of tcp_wmem.
+        let buffer = self.kernel_send.map_or_else(largest_send_buffer, |bytes| bytes as u64 * 2);
+        let third = Duration::from_secs_f64(buffer as f64 / 3.0 / f64::from(rate.max(1)));
+        DRAIN_WINDOW.max(third * 2)
+    }
+
     /// The part that sessions need.
     pub(crate) fn session(&self) -> SessionLimits {
         SessionLimits {
             drain_rate: self.drain_rate,
+            drain_window: self.drain_window(),
             dry_run: self.dry_run,
             outbox_low: self.outbox_low,
             outbox_high: self.outbox_high,
@@ -279,7 +294,15 @@ pub(crate) struct SessionLimits {
     pub first_byte_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     pub drain_rate: Option<u32>,
+    pub drain_window: Duration,
     pub dry_run: DryRun,
+}
+
+/// The most that the kernel lets a send buffer grow to, in bytes; Linux' default where it does not
+/// say.
+fn largest_send_buffer() -> u64 {
+    let said = plimsoll_kernel::limits::Limits::read().tcp_wmem;
+    said.map_or(4 << 20, |triple| triple.max)
 }
 
 #[cfg(test)]
@@ -301,6 +324,16 @@ mod tests {
         for (limits, name) in nonsense {
             assert!(limits.check().unwrap_err().contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn a_slow_peer_is_watched_for_as_long_as_its_buffer_takes() {
+        let rate = |drain_rate, kernel_send| {
+            Limits { kernel_send, drain_rate, ..Limits::default() }.drain_window()
+        };
+        assert_eq!(rate(Some(100_000), Some(16 << 10)), DRAIN_WINDOW);
+        assert_eq!(rate(Some(1_000), Some(30_000)).as_secs(), 40);
+        assert!(rate(Some(1_000), None) > Duration::from_secs(60));
     }
 
     #[test]

@@ -229,7 +229,8 @@ impl<S> ShardContext<'_, S> {
     /// Calls `each` for every session that is served. O(slots that were ever used).
     pub fn each_session(&mut self, mut each: impl FnMut(&mut Context<'_, S>)) {
         for slot in 0..self.core.table.touched() {
-            if self.core.table.get(slot).is_alive() {
+            let session = self.core.table.get(slot);
+            if session.is_alive() && session.marks.known {
                 each(&mut Context { core: self.core, slot });
             }
         }

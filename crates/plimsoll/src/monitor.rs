@@ -165,13 +165,19 @@ impl<F: FnMut(Pressure)> Teller<F> {
 
     /// Takes a verdict. No allocation, unless something has changed and is logged.
     fn tell(&mut self, verdict: &Verdict, now: Nanos) {
-        self.gauge.set(verdict.pressure);
+        let before = self.gauge.set(verdict.pressure);
         let shortage = self.shortage(now);
         let (pressure, cause) = match (verdict.cause, shortage) {
             (None, Some(cause)) => (Pressure::Braking, Some(cause)),
             (cause, _) => (verdict.pressure, cause),
         };
         if pressure == self.told {
+            if before != verdict.pressure {
+                // A shortage keeps it braking, or a figure does in a shortage's place: who sleeps
+                // for the one must look at the other.
+                self.gauge.explain(cause);
+                (self.changed)(pressure);
+            }
             return;
         }
         let was = std::mem::replace(&mut self.told, pressure);

@@ -147,6 +147,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let streams = parts.profile == Profile::Throughput && driver.features().streams;
         let now = driver.now();
         let links = Links::new(&parts.arena);
+        if parts.accepts {
+            parts.ledger.open();
+        }
         let shards = parts.links.len() as u32;
         let warm = parts.limits.warm_up.div_ceil(shards);
         let mut table = Table::new(parts.slots);
@@ -220,11 +223,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.call_shard(H::on_start);
             self.settle();
         }
+        // Before what completes now: a new shortage does not put off those who waited.
+        self.end_shortage();
         self.dispatch_all();
         let more_mail = self.read_mail();
         let more_timers = self.fire_timers();
         self.rotate_service();
-        self.end_shortage();
         self.shed();
         self.refill_accepts();
         self.feed();
@@ -232,6 +236,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.call_shard(|handler, shard| wish = handler.on_turn(shard));
         self.settle();
         self.cut_when_due();
+        self.close_ledger();
         self.count();
         let may_feed = self.hungry.head != NONE && self.may_post() > 0;
         if more_mail || more_timers || may_feed {
@@ -249,8 +254,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// Whether a drain has ended: no session is left, and nothing is in flight.
     pub(crate) fn is_drained(&self) -> bool {
-        let accepts = self.acceptor.as_ref().map_or(0, Acceptor::in_flight);
-        self.core.draining && self.core.table.used() == 0 && accepts == 0
+        self.core.draining && self.core.table.used() == 0 && self.ledger.is_closed()
     }
 
     /// Takes back what was lent to streams, and returns how many blocks are still out: zero when
@@ -330,6 +334,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 Life::Open | Life::Draining => {
                     if marks.close && session.life == Life::Open {
                         session.become_(Life::Draining);
+                        self.leave_service(slot);
                     }
                     self.write(slot);
                     self.read(slot);

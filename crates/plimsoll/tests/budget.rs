@@ -323,3 +323,85 @@ fn pools_are_counted() {
     assert!(metrics.sessions_high_water >= 1);
     drained(running);
 }
+
+#[test]
+fn a_full_server_that_refuses_keeps_to_its_rate_too() {
+    let mut limits = limits();
+    limits.max_connections = 1;
+    limits.max_accept_rate = Some(20);
+    limits.when_full = WhenFull::Reset;
+    let (running, address, _ends) = serve((Choice::Auto, Profile::Connections), limits);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(700) {
+        // Served or refused: whoever is served leaves at once, and makes room for the next.
+        let _ = answers(&mut connect(address));
+    }
+    let accepted = running.metrics().accepted as f64;
+    let most = 20.0 * begun.elapsed().as_secs_f64() + 2.0;
+    assert!((1.0..=most).contains(&accepted), "{accepted} accepted, at most {most}");
+    // And no debt is left: the next is served as soon as the rate allows one.
+    eventually("the next is served", || answers(&mut connect(address)));
+    drained(running);
+}
+
+#[test]
+fn silence_counts_while_others_wait_too() {
+    for driver in drivers() {
+        let mut limits = limits();
+        limits.service_set = Some(1);
+        limits.service_time = Duration::from_millis(40);
+        limits.first_byte_timeout = Some(Duration::from_millis(200));
+        let (running, address, ends) = serve((driver, Profile::Throughput), limits);
+        let _silent: Vec<_> = (0..4).map(|_| connect(address)).collect();
+        for _ in 0..4 {
+            assert_eq!(
+                ends.recv_timeout(Duration::from_secs(20)),
+                Ok(Reason::FirstByteTimeout),
+                "whose turns are shorter than the deadline is ended all the same"
+            );
+        }
+        drained(running);
+    }
+}
+
+/// Answers the first byte with more than anybody's buffers hold, and closes.
+struct Burst;
+
+impl Handler for Burst {
+    type State = ();
+
+    fn on_receive(&mut self, cx: &mut Context<'_, ()>, bytes: &[u8]) -> usize {
+        if bytes == b"x" {
+            cx.send(bytes);
+        } else {
+            cx.send(&vec![7; 900 << 10]);
+            cx.close();
+        }
+        bytes.len()
+    }
+}
+
+#[test]
+fn who_drains_gives_its_place_up() {
+    for driver in drivers() {
+        let mut limits = limits();
+        limits.service_set = Some(1);
+        limits.service_time = Duration::from_secs(3600);
+        limits.kernel_send = Some(16 << 10);
+        limits.kernel_receive = Some(16 << 10);
+        let running = Server::builder()
+            .listen("127.0.0.1:0")
+            .driver(driver)
+            .profile(Profile::Throughput)
+            .limits(limits)
+            .start(|_| Burst)
+            .unwrap();
+        let address = running.local_addr().unwrap();
+        let mut slow = connect(address);
+        slow.write_all(b"all").unwrap();
+        eventually("it is being sent", || running.metrics().sent_bytes > 0);
+        assert!(answers(&mut connect(address)), "who does not read keeps nobody out");
+        drop(slow);
+        drained(running);
+    }
+}

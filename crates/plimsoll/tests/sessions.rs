@@ -196,8 +196,10 @@ fn a_peer_that_does_not_read_is_stopped_not_buffered() {
         assert!(matches!(stopped, ErrorKind::WouldBlock | ErrorKind::TimedOut), "{stopped:?}");
         let held = stage.running.metrics();
         let queued = held.received_bytes - held.sent_bytes;
-        // The high mark, what one turn's streams bring at most, and the block that passed the mark.
-        let most = u64::from(Limits::default().outbox_high) + 65 * (16 << 10);
+        // The high mark, what is lent to streams (half of the arena, 512 blocks at most), and the
+        // block that passed the mark.
+        let ahead = (small().buffer_bytes as u64 / 2).min(512 * (16 << 10));
+        let most = u64::from(Limits::default().outbox_high) + ahead + (16 << 10);
         assert!(queued <= most, "{queued} bytes held, of {most}");
         // What was accepted still comes back once it is read.
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

@@ -40,9 +40,10 @@ impl Rate {
         Some(Nanos(self.full_at.0.saturating_sub(u64::from(spare) * self.interval)))
     }
 
-    /// Spends one, which must be there.
+    /// Spends one, which must be there: there are no debts.
     pub(super) fn spend(&mut self, now: Nanos) {
-        self.full_at = Nanos(self.full_at.0.max(now.0) + self.interval);
+        let empty = now.0.saturating_add(u64::from(self.most) * self.interval);
+        self.full_at = Nanos((self.full_at.0.max(now.0) + self.interval).min(empty));
     }
 }
 

@@ -107,9 +107,13 @@ impl Gauge {
     }
 
     /// Sets the level that the kernel's figures ask for: the monitor's part, or a simulation's.
-    pub(crate) fn set(&self, level: Pressure) {
+    /// Returns what it was.
+    pub(crate) fn set(&self, level: Pressure) -> Pressure {
         let set = |word| Some(word & !LEVEL | level as u64);
-        let _ = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
+        // `set` never refuses: both arms hold the word before.
+        let (Ok(before) | Err(before)) =
+            self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, set);
+        level_of(before)
     }
 
     /// Why the pressure is what it is; `None` when calm. Takes a lock: not for the path of a message.
@@ -126,6 +130,11 @@ impl Gauge {
             calmed: entered(Pressure::Calm),
             shortages: self.noted.load(Ordering::Relaxed),
         }
+    }
+
+    /// The pressure is what it was, and for another cause.
+    pub(super) fn explain(&self, cause: Option<Cause>) {
+        *self.cause.lock().unwrap_or_else(PoisonError::into_inner) = cause;
     }
 
     /// A change that the monitor announces: counted, and its cause kept.

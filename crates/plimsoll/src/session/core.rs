@@ -10,12 +10,14 @@ use super::chain::Links;
 use super::life::{Life, Writing};
 use super::table::Table;
 use super::wheel::{Tick, Wheel};
-use crate::budget::{DRAIN_WINDOW, SessionLimits};
+use crate::budget::SessionLimits;
 use crate::buffer::{Arena, Span};
 use crate::driver::Nanos;
 use crate::metrics::Counters;
 use crate::reason::Reason;
 
+/// The most bytes in one outbox, whatever the limits say.
+const MOST_QUEUED: usize = 1 << 31;
 /// The longest time that a handler's timer can be set to.
 const LONGEST_TIMER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -143,7 +145,9 @@ impl<S> Core<S> {
         let shown_bytes = self.shown.and_then(|shown| shown.sent).map_or(0, |span| span.len);
         let queued = session.outbox.len() as usize + shown_bytes as usize;
         let past_hard = queued + bytes.len() > self.limits.outbox_hard as usize;
-        if past_hard && !self.is_dry(Reason::OutboxHard) {
+        // Chains count in 32 bits: that is a limit without a dry run.
+        let countable = queued + bytes.len() <= MOST_QUEUED;
+        if past_hard && !(countable && self.is_dry(Reason::OutboxHard)) {
             let session = self.table.get(slot);
             session.end(Reason::OutboxHard);
             self.abort(slot);
@@ -281,7 +285,7 @@ impl<S> Core<S> {
     /// When it is to be judged how fast a session whose outbox is blocked gets rid of it.
     pub(crate) fn slow_deadline(&mut self, slot: u32) -> Option<Tick> {
         let since = self.slow.get(slot as usize)?.since?;
-        self.table.get(slot).is_alive().then(|| since.after(DRAIN_WINDOW))
+        self.table.get(slot).is_alive().then(|| since.after(self.limits.drain_window))
     }
 
     /// The kernel took so many bytes of a session's outbox, or would not take any.
@@ -304,6 +308,7 @@ impl<S> Core<S> {
         let limits = &self.limits;
         let session = self.table.get(slot);
         if !session.is_alive() || session.marks.unserved {
+            // Unserved ones are open: who drains has left the service set.
             return None;
         }
         let allowed =

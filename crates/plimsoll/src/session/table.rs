@@ -36,6 +36,8 @@ pub(crate) struct Marks {
     pub blocked: bool,
     /// It is not of the service set now: nothing is read until its turn comes.
     pub unserved: bool,
+    /// It holds a place of the service set.
+    pub placed: bool,
     /// The kernel was short of something for it: nothing is posted until the pause is over.
     pub short: bool,
     /// The handler consumed nothing of what is held: it is shown again with more behind it, or

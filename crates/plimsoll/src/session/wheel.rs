@@ -34,6 +34,11 @@ impl Tick {
         Self(self.0.wrapping_add(ticks as u32))
     }
 
+    /// So many ticks later; earlier where they are negative.
+    pub(crate) fn later(self, ticks: i64) -> Self {
+        Self(self.0.wrapping_add(ticks as u32))
+    }
+
     /// Ticks from `earlier` to this; negative where that is later.
     pub(crate) fn since(self, earlier: Self) -> i64 {
         i64::from(self.0.wrapping_sub(earlier.0) as i32)

@@ -115,7 +115,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             unreachable!("an accept into a socket brings one")
         };
         // Who was to be refused is served where there is room by now.
-        let Some(shard) = target.or_else(|| self.ledger.take()) else {
+        let admits = acceptor.rate_admits(self.core.now);
+        let free = || if admits { self.ledger.take() } else { None };
+        let Some(shard) = target.or_else(free) else {
             return self.refuse(socket, Reason::Full);
         };
         if !self.count_peer(accepted.peer) {
@@ -145,6 +147,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if message.is_empty() {
             self.core.abort(slot);
         } else {
+            // What the kernel does not take at once is not sent: see `sent`.
             self.core.send(slot, message);
             self.core.close(slot, Reason::PeerLimit);
         }
@@ -177,6 +180,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         if failure.fault != crate::driver::Fault::Cancelled {
             self.core.counters.accept_errors.add(1);
+        }
+    }
+
+    /// Tells the other shards when nobody is accepted for them any more: they may end then.
+    pub(super) fn close_ledger(&mut self) {
+        let over = self.core.draining
+            && self.acceptor.as_ref().is_some_and(|acceptor| acceptor.in_flight() == 0);
+        if over && !self.ledger.is_closed() {
+            self.ledger.close();
+            self.links.iter().for_each(|link| link.mailbox.ring());
         }
     }
 

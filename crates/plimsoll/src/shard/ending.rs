@@ -26,9 +26,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let outgoing = session.marks.outgoing;
         let known = session.marks.known || outgoing;
         let reason = session.reason.expect("set above");
-        if session.marks.known && !outgoing {
-            self.leave_service(slot);
-        }
+        self.leave_service(slot);
         if let Some(slow) = self.core.slow.get_mut(slot as usize) {
             *slow = Slow::default();
         }

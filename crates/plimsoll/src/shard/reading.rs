@@ -53,7 +53,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let blocks = self.core.arena.available();
         let ahead = self.profile == Profile::Throughput
             && blocks * 2 > self.memory.blocks() as usize
-            && self.pinned * 2 <= self.pinned_most;
+            && (self.pinned + 1) * 2 <= self.pinned_most;
         if self.provide > 0 {
             let session = self.core.table.get(slot);
             session.reading = Reading::Receiving;

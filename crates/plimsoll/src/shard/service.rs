@@ -28,6 +28,8 @@ pub(super) struct Service {
     set: Arc<ServiceSet>,
     members: VecDeque<Member>,
     given: Vec<(u32, u64)>,
+    /// Since when each slot's session waits, where it does.
+    waits_since: Box<[Tick]>,
     /// When the next member's time is over, while somebody waits.
     next: Option<Nanos>,
 }
@@ -37,7 +39,8 @@ impl Service {
     pub(super) fn new(set: Arc<ServiceSet>, slots: u32) -> Self {
         let slots = slots as usize;
         let members = VecDeque::with_capacity(slots * 2);
-        Self { set, members, given: Vec::with_capacity(slots), next: None }
+        let waits_since = vec![Tick::default(); slots].into();
+        Self { set, members, given: Vec::with_capacity(slots), waits_since, next: None }
     }
 
     /// When to look again.
@@ -50,8 +53,16 @@ impl Service {
         if self.members.len() == self.members.capacity() {
             self.members.retain(|member| is_read(table, member));
         }
-        let generation = table.get(slot).generation;
+        let session = table.get(slot);
+        session.marks.placed = true;
+        let generation = session.generation;
         self.members.push_back(Member { slot, generation, since: now });
+    }
+
+    /// Counts a session as waiting from now on.
+    fn wait<S>(&mut self, table: &mut Table<S>, slot: u32, now: Nanos) {
+        table.get(slot).marks.unserved = true;
+        self.waits_since[slot as usize] = Tick::at(now);
     }
 }
 
@@ -69,19 +80,26 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if service.set.join(self.core.shard, slot, session.generation) {
             service.enter(&mut self.core.table, slot, self.core.now);
         } else {
-            session.marks.unserved = true;
+            service.wait(&mut self.core.table, slot, self.core.now);
             self.core.counters.queued_for_service.add(1);
         }
     }
 
-    /// A session that was accepted ends: its place is free, or it waits no more.
+    /// A session reads no more, since it drains or ends: its place is free, or it waits no more.
     pub(super) fn leave_service(&mut self, slot: u32) {
         let Some(service) = &mut self.service else { return };
         let session = self.core.table.get(slot);
-        if session.marks.unserved {
-            service.set.give_up(self.core.shard, slot, session.generation);
-        } else {
+        let marks = &mut session.marks;
+        if std::mem::take(&mut marks.placed) {
             service.set.leave();
+        } else if std::mem::take(&mut marks.unserved) {
+            // What it did not say while it waited is not held against it.
+            session.active = Tick::not_before(self.core.now);
+            // When all are cut nobody has a turn any more, and the line need not be right.
+            if !self.was_cut {
+                service.set.give_up(self.core.shard, slot, session.generation);
+            }
+            self.core.rearm(slot);
         }
     }
 
@@ -110,8 +128,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 continue;
             }
             session.marks.unserved = false;
-            // It could not be heard before.
-            session.active = Tick::not_before(self.core.now);
+            // It could not be heard meanwhile.
+            let waited = Tick::at(self.core.now).since(service.waits_since[slot as usize]);
+            session.active = session.active.later(waited);
             service.enter(&mut self.core.table, slot, self.core.now);
             self.core.rearm(slot);
             self.core.touch(slot);
@@ -137,7 +156,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 return;
             }
             service.members.pop_front();
-            self.core.table.get(slot).marks.unserved = true;
+            self.core.table.get(slot).marks.placed = false;
+            service.wait(&mut self.core.table, slot, self.core.now);
             self.core.touch(slot);
         }
     }

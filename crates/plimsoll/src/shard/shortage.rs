@@ -3,7 +3,6 @@
 //! share ([`Gauge::note`](crate::monitor::Gauge::note)). And what is done with a peer that takes too little.
 
 use super::Shard;
-use crate::budget::DRAIN_WINDOW;
 use crate::driver::{Driver, Fault, Nanos};
 use crate::handler::Handler;
 use crate::reason::Reason;
@@ -78,7 +77,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// A session's outbox has been blocked for as long as a slow peer is watched.
     pub(super) fn judge_drain_rate(&mut self, slot: u32) {
         let Some(rate) = self.core.limits.drain_rate else { return };
-        let least = u64::from(rate) * DRAIN_WINDOW.as_secs();
+        let window = self.core.limits.drain_window;
+        let least = (f64::from(rate) * window.as_secs_f64()) as u64;
         let Some(watch) = self.core.slow.get_mut(slot as usize) else { return };
         let taken = std::mem::take(&mut watch.taken);
         watch.since = Some(Tick::not_before(self.core.now));

@@ -60,6 +60,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     session.active = Tick::not_before(self.core.now);
                 }
                 session.marks.blocked = !session.outbox.is_empty();
+                if session.marks.blocked && !session.marks.known {
+                    return self.finish(slot, true);
+                }
                 let marks = session.marks;
                 self.core.counters.sent_bytes.add(u64::from(taken));
                 self.core.watch_drain(slot, taken);
@@ -70,6 +73,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             }
             // The kernel has no room: the next send waits for some.
             Err(Failure { fault: Fault::WouldBlock, .. }) => {
+                if !session.marks.known {
+                    return self.finish(slot, true);
+                }
                 session.marks.blocked = true;
                 self.core.watch_drain(slot, 0);
                 self.core.touch(slot);

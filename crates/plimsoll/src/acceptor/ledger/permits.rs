@@ -18,6 +18,8 @@ pub(crate) struct Ledger {
     loads: Box<[AtomicU32]>,
     /// The acceptor found no permit, and is to be woken when there is one.
     starved: AtomicBool,
+    /// No accept is in flight, and none will be.
+    closed: AtomicBool,
     acceptor: Arc<dyn Wake>,
 }
 
@@ -29,8 +31,24 @@ impl Ledger {
             taken: AtomicU32::new(0),
             loads: (0..shards).map(|_| AtomicU32::new(0)).collect(),
             starved: AtomicBool::new(false),
+            closed: AtomicBool::new(true),
             acceptor,
         }
+    }
+
+    /// An acceptor begins: shards end only when it has.
+    pub(crate) fn open(&self) {
+        self.closed.store(false, Ordering::SeqCst);
+    }
+
+    /// The acceptor has ended: nothing is handed over any more.
+    pub(crate) fn close(&self) {
+        self.closed.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether nothing will be handed over any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::SeqCst)
     }
 
     /// Takes a permit and charges it to the least loaded shard, whose number it returns. `None`

@@ -1,0 +1,167 @@
+//! Peers that send too little at a time, or too much.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::Sender;
+use std::time::{Duration, Instant};
+
+use plimsoll::{Context, Handler, Reason};
+
+use crate::common::each_way;
+use crate::stage::{Stage, all_ways, answers, reset, small};
+
+/// Answers each line with itself; of a line that does not end it consumes nothing. With a time for
+/// a whole line, if one is given.
+struct Lines {
+    ended: Sender<Reason>,
+    within: Option<Duration>,
+}
+
+impl Handler for Lines {
+    /// Whether the timer runs.
+    type State = bool;
+
+    fn on_receive(&mut self, cx: &mut Context<'_, bool>, bytes: &[u8]) -> usize {
+        let Some(end) = bytes.iter().rposition(|&byte| byte == b'\n') else {
+            if let Some(within) = self.within
+                && !std::mem::replace(cx.state(), true)
+            {
+                cx.set_timer(within);
+            }
+            return 0;
+        };
+        *cx.state() = false;
+        cx.clear_timer();
+        cx.send(&bytes[..=end]);
+        end + 1
+    }
+
+    fn on_timer(&mut self, cx: &mut Context<'_, bool>) {
+        cx.abort();
+    }
+
+    fn on_disconnect(&mut self, _: &mut Context<'_, bool>, reason: Reason) {
+        let _ = self.ended.send(reason);
+    }
+}
+
+fn says(stream: &mut TcpStream, line: &[u8]) -> bool {
+    let mut back = vec![0; line.len()];
+    stream.write_all(line).is_ok() && stream.read_exact(&mut back).is_ok() && back == line
+}
+
+/// A message that never ends, a byte at a time: neither deadline for silence hits it. The block
+/// bounds it in bytes, and in time only the handler's own timer.
+#[test]
+fn a_message_that_never_ends_is_bounded_by_its_block() {
+    all_ways(|way| {
+        let mut limits = small();
+        limits.first_byte_timeout = Some(Duration::from_secs(2));
+        limits.idle_timeout = Some(Duration::from_secs(2));
+        let block = limits.block_bytes;
+        let stage = Stage::new(way, limits, 1, |ended| Lines { ended, within: None });
+        let mut stream = stage.connect();
+        let begun = Instant::now();
+        let mut sent = 0;
+        while begun.elapsed() < Duration::from_secs(5) {
+            stream.write_all(b"x").unwrap();
+            sent += 1;
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        assert_eq!(stage.has_ended(), None, "each byte puts the deadline off");
+        let _ = stream.write_all(&vec![b'x'; block - sent]);
+        assert_eq!(stage.ends(), Reason::MessageTooLong);
+        stage.finish();
+    });
+}
+
+#[test]
+fn a_message_that_never_ends_is_bounded_in_time_by_its_handlers_timer() {
+    each_way(|way| {
+        let within = Some(Duration::from_millis(300));
+        let stage = Stage::new(way, small(), 1, move |ended| Lines { ended, within });
+        let mut good = stage.connect();
+        let mut stream = stage.connect();
+        let begun = Instant::now();
+        let writing = std::thread::spawn(move || {
+            while stream.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        while begun.elapsed() < Duration::from_millis(100) {
+            assert!(says(&mut good, b"one line\n"));
+        }
+        assert_eq!(stage.ends(), Reason::Aborted);
+        assert!(begun.elapsed() >= Duration::from_millis(300));
+        writing.join().unwrap();
+        assert!(says(&mut good, b"another\n"));
+        stage.finish();
+    });
+}
+
+#[test]
+fn a_flood_keeps_nobody_out() {
+    each_way(|way| {
+        const ROUNDS: usize = 200;
+        let stage = Stage::echo(way, small());
+        let mut others: Vec<_> = (0..10).map(|_| stage.connect()).collect();
+        assert!(others.iter_mut().all(answers));
+        let stop = AtomicBool::new(false);
+        let mut flood = stage.connect();
+        let mut ear = flood.try_clone().unwrap();
+        let mut times = Vec::new();
+        std::thread::scope(|scope| {
+            // It reads what comes back, or its own outbox would stop it.
+            scope.spawn(|| {
+                let mut away = vec![0; 256 << 10];
+                while ear.read(&mut away).is_ok_and(|count| count > 0) {}
+            });
+            scope.spawn(|| {
+                let bytes = vec![3; 256 << 10];
+                while !stop.load(Ordering::Relaxed) {
+                    flood.write_all(&bytes).unwrap();
+                }
+                flood.shutdown(std::net::Shutdown::Both).unwrap();
+            });
+            for _ in 0..ROUNDS {
+                for stream in &mut others {
+                    let asked = Instant::now();
+                    assert!(answers(stream));
+                    times.push(asked.elapsed());
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        times.sort();
+        let flooded = stage.metrics().received_bytes >> 20;
+        let middle = times[times.len() / 2];
+        let late = times[times.len() * 99 / 100];
+        println!("beside {flooded} MiB: median {middle:?}, 99 % within {late:?}");
+        let reason = stage.ends();
+        assert!(matches!(reason, Reason::PeerEnded | Reason::PeerReset), "{reason}");
+        others.into_iter().for_each(reset);
+        (0..10).for_each(|_| assert_eq!(stage.ends(), Reason::PeerReset));
+        stage.finish();
+    });
+}
+
+/// As many peers as there are blocks hold one each with the beginning of a message that they do not
+/// end. Nobody else finds a block then; they are not heard either, and so their idle time runs.
+#[test]
+fn those_who_hold_every_block_are_idle_in_the_end() {
+    each_way(|way| {
+        let mut limits = small();
+        limits.buffer_bytes = 16 * limits.block_bytes;
+        limits.idle_timeout = Some(Duration::from_millis(700));
+        let stage = Stage::new(way, limits, 1, |ended| Lines { ended, within: None });
+        let mut holders: Vec<_> = (0..24).map(|_| stage.connect()).collect();
+        for stream in &mut holders {
+            stream.write_all(b"the beginning").unwrap();
+        }
+        (0..holders.len()).for_each(|_| assert_eq!(stage.ends(), Reason::IdleTimeout));
+        let mut next = stage.connect();
+        assert!(says(&mut next, b"the blocks are back\n"));
+        stage.finish();
+    });
+}
