@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use self::rate::Rate;
-use crate::driver::{Fault, MAX_HANDED, Nanos};
+use crate::driver::{Fault, Kind, MAX_HANDED, Nanos, Token};
 
 pub(crate) mod ledger;
 pub(crate) mod peers;
@@ -21,8 +21,23 @@ const FEWEST_AHEAD: u32 = 4;
 
 /// Accepts in flight for those who are to be refused.
 const REFUSING: u32 = 4;
-/// In the place of a shard: who is accepted is to be refused.
-const NOBODYS: u32 = u32::MAX;
+/// Whom an accept is for that hands over its connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// For another shard.
+    Shard(u32),
+    /// Who comes is to be refused.
+    Nobody,
+}
+
+/// A number for accepts that hand over their connection.
+#[derive(Debug, Clone, Copy)]
+struct Number {
+    /// Counts its uses.
+    generation: u64,
+    /// Whom the accept in flight is for.
+    target: Option<Target>,
+}
 
 const SHORTEST_PAUSE: Duration = Duration::from_millis(5);
 const LONGEST_PAUSE: Duration = Duration::from_millis(100);
@@ -37,9 +52,9 @@ pub(crate) struct Acceptor {
     ahead: u32,
     /// Completed since the last look.
     completed: u32,
-    /// Numbers for accepts that are handed to other shards, and the shard each is for.
+    /// Numbers for accepts that hand over, and those that are free.
+    numbers: [Number; MAX_HANDED as usize],
     free_numbers: Vec<u32>,
-    targets: [u32; MAX_HANDED as usize],
     /// Short of something: nothing is posted until then.
     paused_until: Option<Nanos>,
     pause: Duration,
@@ -67,7 +82,7 @@ impl Acceptor {
             ahead: FEWEST_AHEAD,
             completed: 0,
             free_numbers: (0..MAX_HANDED).rev().collect(),
-            targets: [0; MAX_HANDED as usize],
+            numbers: [Number { generation: 0, target: None }; MAX_HANDED as usize],
             paused_until: None,
             pause: SHORTEST_PAUSE,
             closed: false,
@@ -125,37 +140,46 @@ impl Acceptor {
         self.refusing > 0
     }
 
-    /// A number for an accept of somebody who is to be refused; `None` where enough are in flight,
+    /// The token of an accept of somebody who is to be refused; `None` where enough are in flight,
     /// and as long as accepts with a permit are: who comes now is theirs.
-    pub(crate) fn number_to_refuse(&mut self) -> Option<u32> {
+    pub(crate) fn token_to_refuse(&mut self) -> Option<Token> {
         let enough = self.refusing == self.refuse || self.posted > 0;
         if enough || self.closed || self.paused_until.is_some() {
             return None;
         }
-        let number = self.number_for(NOBODYS)?;
+        let token = self.token_of(Target::Nobody)?;
         self.refusing += 1;
-        Some(number)
+        Some(token)
     }
 
-    /// A number for an accept that is for another shard; `None` where all are in flight.
-    pub(crate) fn number_for(&mut self, shard: u32) -> Option<u32> {
+    /// The token of an accept that is for another shard; `None` where as many are in flight as may
+    /// be.
+    pub(crate) fn token_for(&mut self, shard: u32) -> Option<Token> {
+        self.token_of(Target::Shard(shard))
+    }
+
+    fn token_of(&mut self, target: Target) -> Option<Token> {
         let number = self.free_numbers.pop()?;
-        self.targets[number as usize] = shard;
-        Some(number)
+        let used = &mut self.numbers[number as usize];
+        used.generation += 1;
+        used.target = Some(target);
+        Some(Token::new(Kind::HandOver, used.generation, number))
     }
 
-    /// The shard that an accept's number was for, `None` where it was to be refused; the number is
-    /// free again.
-    pub(crate) fn target_of(&mut self, number: u32) -> Option<u32> {
+    /// Whom an accept that has completed was for; its number is free again. `None`: no such accept
+    /// is in flight.
+    pub(crate) fn target_of(&mut self, token: Token) -> Option<Target> {
+        let number = self.numbers.get_mut(token.slot() as usize)?;
+        let target = number.target.filter(|_| token.is_of(number.generation))?;
+        number.target = None;
         // Within the capacity that `new` gave it: no allocation.
-        self.free_numbers.push(number);
-        let target = self.targets[number as usize];
-        if target == NOBODYS {
+        self.free_numbers.push(token.slot());
+        if target == Target::Nobody {
             // From here on it counts as any other.
             self.refusing -= 1;
             self.posted += 1;
         }
-        (target != NOBODYS).then_some(target)
+        Some(target)
     }
 
     /// An accept was posted.
@@ -204,6 +228,13 @@ impl Acceptor {
         }
     }
 
+    /// The tokens of accepts in flight that hand over.
+    #[cfg(test)]
+    pub(crate) fn tokens(&self) -> Vec<Token> {
+        let numbers = self.numbers.iter().zip(0..).filter(|(number, _)| number.target.is_some());
+        numbers.map(|(used, at)| Token::new(Kind::HandOver, used.generation, at)).collect()
+    }
+
     /// Accepts in flight.
     pub(crate) fn in_flight(&self) -> u32 {
         self.posted + self.refusing
@@ -229,6 +260,27 @@ mod tests {
             acceptor.wanted(Nanos(0));
         }
         assert_eq!(acceptor.wanted(Nanos(0)), FEWEST_AHEAD);
+    }
+
+    #[test]
+    fn a_number_is_used_again_under_another_generation() {
+        let mut acceptor = Acceptor::new(None, true);
+        let tokens: Vec<Token> = (0..MAX_HANDED).map_while(|_| acceptor.token_for(3)).collect();
+        assert_eq!(tokens.len(), MAX_HANDED as usize);
+        assert_eq!(acceptor.token_for(3), None, "all are in flight");
+        let first = tokens[0];
+        assert_eq!(acceptor.target_of(first), Some(Target::Shard(3)));
+        assert_eq!(acceptor.target_of(first), None, "it has completed before");
+        let again = acceptor.token_to_refuse().unwrap();
+        assert_eq!(again.slot(), first.slot());
+        assert_eq!(acceptor.target_of(first), None, "of an earlier use");
+        assert_eq!(acceptor.target_of(Token::new(Kind::HandOver, 1, MAX_HANDED)), None);
+        assert_eq!(acceptor.target_of(again), Some(Target::Nobody));
+        // 16.7 million uses later the low bits are zero: as good as any others.
+        acceptor.numbers[again.slot() as usize].generation = u64::from(Token::GENERATIONS) - 1;
+        let zero = acceptor.token_for(1).unwrap();
+        assert_eq!(zero.generation(), 0);
+        assert_eq!(acceptor.target_of(zero), Some(Target::Shard(1)));
     }
 
     #[test]

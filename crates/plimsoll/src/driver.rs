@@ -77,7 +77,7 @@ fn monotonic() -> Nanos {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Kind {
-    /// [`Driver::accept`].
+    /// [`Driver::accept`] into a slot.
     Accept = 1,
     /// [`Driver::connect`].
     Connect = 2,
@@ -91,11 +91,13 @@ pub enum Kind {
     HalfClose = 6,
     /// [`Driver::close`] or [`Driver::abort`].
     Close = 7,
+    /// [`Driver::accept`] into a socket: the token's number names no slot.
+    HandOver = 8,
 }
 
 impl Kind {
     /// All kinds, in the order of their numbers.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Accept,
         Self::Connect,
         Self::Park,
@@ -103,7 +105,11 @@ impl Kind {
         Self::Send,
         Self::HalfClose,
         Self::Close,
+        Self::HandOver,
     ];
+
+    /// How many of them, the first in that order, are operations of slots.
+    pub const OF_SLOTS: usize = 7;
 
     fn from_byte(byte: u8) -> Option<Self> {
         Self::ALL.get(usize::from(byte).checked_sub(1)?).copied()
@@ -115,6 +121,7 @@ impl Kind {
 /// The generation is the slot's, and counts its uses: a completion whose generation is not the
 /// slot's any more is stale. 24 bits wrap after 16.7 million uses of one slot, while an operation
 /// stays in flight for one use only: a slot is not used again before its last operation completed.
+/// The same holds of the numbers of [hand-overs](Kind::HandOver), which count their own uses.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Token(u64);
 
@@ -237,10 +244,10 @@ pub struct Completion {
 /// Where an accepted connection goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Into {
-    /// Into the slot that the token names.
+    /// Into the slot that the token names, whose kind is [`Kind::Accept`].
     Slot,
-    /// Into a socket, to be adopted by any shard. The token's slot is then only a number that the
-    /// caller chose, below [`MAX_HANDED`], and names no slot.
+    /// Into a socket, to be adopted by any shard. The token's kind is [`Kind::HandOver`], its slot
+    /// only a number that the caller chose, below [`MAX_HANDED`], and its generation that number's.
     Socket,
 }
 
@@ -303,6 +310,10 @@ pub trait Driver {
 
     /// What a completed accept brought. Once per success.
     fn accepted(&mut self, token: Token) -> Accepted<Self::Socket>;
+
+    /// A success of an accept that the caller does not know, or not any more: closes what it
+    /// brought, if there is anything under this token.
+    fn discard(&mut self, token: Token);
 
     /// Tells a connection that nobody will serve it: sends what of `message` the kernel takes at
     /// once, then closes it; with an empty message it is reset. Never waits.

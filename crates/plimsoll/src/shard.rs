@@ -293,19 +293,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn dispatch(&mut self, completion: Completion) {
         let token = completion.token;
-        if token.kind() == Kind::Accept && token.is_of(0) {
-            return self.handed_accept(&completion);
+        if token.kind() == Kind::HandOver {
+            return self.handed_over(completion);
         }
-        let Some(session) = self.core.table.of(token) else {
-            self.core.counters.stale.add(1);
-            if let Some(lease) = completion.lease {
-                // It was the kernel's, whosever it was.
-                let account = if self.provide > 0 { &mut self.provided } else { &mut self.pinned };
-                *account = account.saturating_sub(1);
-                self.core.arena.give_back(lease);
-            }
-            return;
-        };
+        let Some(session) = self.core.table.of(token) else { return self.stale(completion) };
         if !completion.more {
             session.in_flight.complete(token.kind());
         }
@@ -318,6 +309,22 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Kind::Send => self.sent(slot, completion.result),
             Kind::HalfClose => self.half_closed(slot, completion.result),
             Kind::Close => self.closed(slot),
+            Kind::HandOver => unreachable!("it names no slot, and was told apart above"),
+        }
+    }
+
+    /// A completion of a session, or of a hand-over, that there is no more: counted, and what it
+    /// brought goes home.
+    fn stale(&mut self, completion: Completion) {
+        self.core.counters.stale.add(1);
+        if let Some(lease) = completion.lease {
+            // It was the kernel's, whosever it was.
+            let account = if self.provide > 0 { &mut self.provided } else { &mut self.pinned };
+            *account = account.saturating_sub(1);
+            self.core.arena.give_back(lease);
+        }
+        if completion.token.kind() == Kind::HandOver && completion.result.is_ok() {
+            self.driver.discard(completion.token);
         }
     }
 

@@ -304,6 +304,7 @@ impl Driver for Ready {
     }
 
     fn accept(&mut self, token: Token, into: Into) {
+        debug_assert_eq!(into == Into::Socket, token.kind() == Kind::HandOver, "{token:?}");
         if into == Into::Slot {
             self.slot(token).begin(token);
         }
@@ -316,6 +317,11 @@ impl Driver for Ready {
         let brought = at.and_then(|at| self.brought.remove(at));
         let Brought { peer, socket, .. } = brought.expect("asked once, after an accept succeeded");
         Accepted { peer, socket }
+    }
+
+    fn discard(&mut self, token: Token) {
+        // A slot's connection is the slot's, and goes with its close.
+        self.brought.retain(|brought| brought.token != token || brought.socket.is_none());
     }
 
     fn refuse(&mut self, socket: OwnedFd, message: &[u8]) {

@@ -142,19 +142,11 @@ pub struct Uring {
     listener: Option<TcpListener>,
     /// Operations that ended without the kernel: at most two for each slot, one for each accept
     /// that hands over.
-    ready: VecDeque<(Token, Source, i32)>,
+    ready: VecDeque<(Token, i32)>,
     doorbell: Arc<Doorbell>,
     bell_armed: bool,
     leaving: bool,
     features: Features,
-}
-
-/// Whom a token belongs to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Source {
-    Slot,
-    /// An accept that hands over: its slot's number names no slot.
-    Handed,
 }
 
 impl Uring {
@@ -287,7 +279,7 @@ impl Uring {
         if state.has(HALF_CLOSE_WAITS) {
             state.unset(HALF_CLOSE_WAITS);
             let token = state.token(Kind::HalfClose, slot);
-            self.ready.push_back((token, Source::Slot, -libc::ECANCELED));
+            self.ready.push_back((token, -libc::ECANCELED));
         }
         let state = &self.slots[slot as usize];
         if state.is_in_flight(Kind::Park) {
@@ -323,7 +315,7 @@ impl Uring {
                 // SAFETY: takes two integers; the descriptor is the slot's.
                 let code = unsafe { libc::shutdown(fd, libc::SHUT_WR) };
                 let result = if code == 0 { 0 } else { -connect::last_errno() };
-                self.ready.push_back((token, Source::Slot, result));
+                self.ready.push_back((token, result));
             }
         }
     }
@@ -374,22 +366,15 @@ impl Driver for Uring {
     }
 
     fn accept(&mut self, token: Token, into: Into) {
-        let source = match into {
-            Into::Slot => Source::Slot,
-            Into::Socket => Source::Handed,
-        };
+        debug_assert_eq!(into == Into::Socket, token.kind() == Kind::HandOver, "{token:?}");
         if into == Into::Slot {
             self.slot(token).begin(token);
         }
         let Some(listener) = self.listener.as_ref().map(AsRawFd::as_raw_fd) else {
-            return self.ready.push_back((token, source, -libc::ECANCELED));
+            return self.ready.push_back((token, -libc::ECANCELED));
         };
-        let user_data = match into {
-            Into::Slot => token.bits(),
-            Into::Socket => token.bits() | OTHERWISE,
-        };
-        let Some(place) = self.shared.addresses.take(user_data) else {
-            return self.ready.push_back((token, source, -libc::ENOBUFS));
+        let Some(place) = self.shared.addresses.take(token.bits()) else {
+            return self.ready.push_back((token, -libc::ENOBUFS));
         };
         let (address, len) = self.shared.addresses.for_kernel(place);
         let mut operation = opcode::Accept::new(Fd(listener), address, len);
@@ -412,26 +397,32 @@ impl Driver for Uring {
             }
         }
         // SAFETY: the address' place is in `shared.addresses` and this accept's alone.
-        unsafe { self.push(operation.build().user_data(user_data)) };
+        unsafe { self.push(operation.build().user_data(token.bits())) };
     }
 
     fn accepted(&mut self, token: Token) -> Accepted<OwnedFd> {
         let number = token.slot() as usize;
-        if let Some(handed) = self.handed.get_mut(number)
-            && handed.token == token.bits()
-            && handed.fd >= 0
-        {
-            let Handed { place, fd, .. } = std::mem::replace(handed, NOT_HANDED);
-            let peer = self.shared.addresses.read(place);
-            self.shared.addresses.give_back(place);
+        let (place, socket) = if token.kind() == Kind::HandOver {
+            let Handed { place, fd, .. } = std::mem::replace(&mut self.handed[number], NOT_HANDED);
+            debug_assert!(fd >= 0, "asked for twice, or without a success: {token:?}");
             // SAFETY: the kernel gave us this descriptor, and we forgot it in the line above.
-            let socket = unsafe { OwnedFd::from_raw_fd(fd) };
-            return Accepted { peer, socket: Some(socket) };
-        }
-        let place = self.slots[number].extra;
+            (place, Some(unsafe { OwnedFd::from_raw_fd(fd) }))
+        } else {
+            (self.slots[number].extra, None)
+        };
         let peer = self.shared.addresses.read(place);
         self.shared.addresses.give_back(place);
-        Accepted { peer, socket: None }
+        Accepted { peer, socket }
+    }
+
+    fn discard(&mut self, token: Token) {
+        let brought = |handed: &Handed| handed.token == token.bits() && handed.fd >= 0;
+        if token.kind() == Kind::HandOver
+            && self.handed.get(token.slot() as usize).is_some_and(brought)
+        {
+            // The socket closes as it is dropped.
+            let _ = self.accepted(token);
+        }
     }
 
     fn refuse(&mut self, socket: OwnedFd, message: &[u8]) {
@@ -449,7 +440,7 @@ impl Driver for Uring {
             .map_err(|error| error.raw_os_error().unwrap_or(libc::EIO))
             .and_then(|socket| self.install(token.slot(), socket).map_err(|failure| failure.code));
         if let Err(code) = installed {
-            return self.ready.push_back((token, Source::Slot, -code));
+            return self.ready.push_back((token, -code));
         }
         if self.shared.destinations.is_full() {
             self.ring.submit();

@@ -143,12 +143,12 @@ mod tests {
     #[test]
     fn in_flight_counts_each_kind_once() {
         let mut in_flight = InFlight::default();
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.into_iter().take(Kind::OF_SLOTS) {
             assert!(!in_flight.has(kind));
             in_flight.post(kind);
             assert!(in_flight.has(kind));
         }
-        for kind in Kind::ALL {
+        for kind in Kind::ALL.into_iter().take(Kind::OF_SLOTS) {
             in_flight.complete(kind);
         }
         assert!(in_flight.is_empty());

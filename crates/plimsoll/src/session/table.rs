@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 use super::chain::Chain;
 use super::life::{InFlight, Life, Reading, Writing};
 use super::wheel::{NONE, Node, Nodes, Tick};
-use crate::driver::{Kind, Token};
+use crate::driver::Token;
 use crate::reason::Reason;
 
 /// What a session is marked with between two looks of the shard at it.
@@ -172,10 +172,6 @@ impl<S: Default> Table<S> {
         let session = &mut self.slots[slot as usize];
         session.next = NONE;
         session.generation += 1;
-        // Low bits of zero are left out, so that a token of generation 0 names no session.
-        if Token::new(Kind::Accept, session.generation, slot).is_of(0) {
-            session.generation += 1;
-        }
         self.used += 1;
         self.high_water = self.high_water.max(self.used);
         Some(slot)
@@ -256,6 +252,7 @@ impl<S> Nodes for Table<S> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::driver::Kind;
 
     #[test]
     fn a_session_without_state_is_small() {
@@ -291,12 +288,16 @@ mod tests {
     }
 
     #[test]
-    fn no_generation_has_low_bits_of_zero() {
+    fn a_generation_whose_low_bits_are_zero_is_one_like_any_other() {
         let mut table = Table::<()>::new(1);
         let slot = table.take().unwrap();
         table.get(slot).generation = u64::from(Token::GENERATIONS) - 1;
+        let old = Token::new(Kind::Accept, table.get(slot).generation, slot);
         table.release(slot);
         let slot = table.take().unwrap();
-        assert_eq!(table.get(slot).generation, u64::from(Token::GENERATIONS) + 1);
+        table.get(slot).become_(Life::Waiting);
+        let token = Token::new(Kind::Accept, table.get(slot).generation, slot);
+        assert_eq!(token.generation(), 0);
+        assert!(table.of(token).is_some() && table.of(old).is_none());
     }
 }

@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use super::Shard;
-use crate::acceptor::Acceptor;
-use crate::driver::{Completion, Driver, Failure, Into, Kind, Token};
+use crate::acceptor::{Acceptor, Target};
+use crate::driver::{Completion, Driver, Failure, Into, Kind};
 use crate::handler::Handler;
 use crate::mailbox::Handed;
 use crate::monitor::Pressure;
@@ -52,8 +52,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// The server is full: accepts a few who are told so, where the limits say to.
     fn accept_to_refuse(&mut self) {
-        while let Some(number) = self.acceptor.as_mut().and_then(Acceptor::number_to_refuse) {
-            self.driver.accept(Token::new(Kind::Accept, 0, number), Into::Socket);
+        while let Some(token) = self.acceptor.as_mut().and_then(Acceptor::token_to_refuse) {
+            self.driver.accept(token, Into::Socket);
         }
     }
 
@@ -70,10 +70,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn post_handed_accept(&mut self, shard: u32) -> bool {
         let acceptor = self.acceptor.as_mut().expect("only the acceptor accepts");
-        let Some(number) = acceptor.number_for(shard) else { return false };
+        let Some(token) = acceptor.token_for(shard) else { return false };
         acceptor.post();
-        // Generation 0 is no session's: this token names an accept, not a slot.
-        self.driver.accept(Token::new(Kind::Accept, 0, number), Into::Socket);
+        self.driver.accept(token, Into::Socket);
         true
     }
 
@@ -100,9 +99,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     }
 
     /// An accept for another shard completed.
-    pub(super) fn handed_accept(&mut self, completion: &Completion) {
-        let acceptor = self.acceptor.as_mut().expect("only the acceptor accepts");
-        let target = acceptor.target_of(completion.token.slot());
+    pub(super) fn handed_over(&mut self, completion: Completion) {
+        let Some(acceptor) = self.acceptor.as_mut() else { return self.stale(completion) };
+        let target = match acceptor.target_of(completion.token) {
+            None => return self.stale(completion),
+            Some(Target::Shard(shard)) => Some(shard),
+            Some(Target::Nobody) => None,
+        };
         if let Err(failure) = completion.result {
             self.accept_failed(failure);
             if let Some(shard) = target {
@@ -114,6 +117,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(socket) = accepted.socket else {
             unreachable!("an accept into a socket brings one")
         };
+        let acceptor = self.acceptor.as_mut().expect("it is the acceptor, as found above");
         // Who was to be refused is served where there is room by now.
         let admits = acceptor.rate_admits(self.core.now);
         let free = || if admits { self.ledger.take() } else { None };

@@ -124,7 +124,10 @@ impl Slot {
         if self.cancelled == 0 {
             return None;
         }
-        Kind::ALL.into_iter().find(|kind| self.cancelled & Self::bit(*kind) != 0)
+        Kind::ALL
+            .into_iter()
+            .take(Kind::OF_SLOTS)
+            .find(|kind| self.cancelled & Self::bit(*kind) != 0)
     }
 
     /// The send or connect in flight is over.

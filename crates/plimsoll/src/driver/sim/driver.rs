@@ -52,7 +52,7 @@ pub struct SimDriver {
     woken: Arc<AtomicBool>,
     deadlocked: bool,
     /// Successful accepts that were given and not asked about.
-    unclaimed: Vec<(Token, Into)>,
+    unclaimed: Vec<Token>,
     /// For hashing what is sent: its memory is kept.
     pub(super) scratch: Vec<u8>,
     pub(super) ghosts: Ghosts,
@@ -79,7 +79,6 @@ struct Due {
     at: Nanos,
     number: u64,
     completion: Completion,
-    handed: bool,
 }
 
 impl Ord for Due {
@@ -230,8 +229,8 @@ impl SimDriver {
 
     /// Completes an operation: now, or late, as chance has it; the completions of a stream in
     /// their order.
-    pub(super) fn tell(&mut self, kernel: &mut Kernel, mut completion: Completion, handed: bool) {
-        self.settle(kernel, &mut completion, handed);
+    pub(super) fn tell(&mut self, kernel: &mut Kernel, mut completion: Completion) {
+        self.settle(kernel, &mut completion);
         let mut at = kernel.now;
         if kernel.random.chance(kernel.options.late_per_million) {
             let most = kernel.options.lateness.as_nanos() as u64;
@@ -243,17 +242,17 @@ impl SimDriver {
             slot.received_at = at;
         }
         self.dues += 1;
-        self.due.push(Reverse(Due { at, number: self.dues, completion, handed }));
+        self.due.push(Reverse(Due { at, number: self.dues, completion }));
     }
 
     /// Completes a send that was to be carried out at once.
     pub(super) fn tell_at_once(&mut self, kernel: &mut Kernel, mut completion: Completion) {
-        self.settle(kernel, &mut completion, false);
+        self.settle(kernel, &mut completion);
         self.prompt.push_back(completion);
     }
 
     /// What an operation had taken is given back, and its failure put in the system's words.
-    fn settle(&mut self, kernel: &mut Kernel, completion: &mut Completion, handed: bool) {
+    fn settle(&mut self, kernel: &mut Kernel, completion: &mut Completion) {
         let system = &kernel.options.system;
         if let Err(failure) = &mut completion.result
             && system.is_windows()
@@ -264,7 +263,7 @@ impl SimDriver {
             return;
         }
         let (at, kind) = (completion.token.slot() as usize, completion.token.kind());
-        let charge = if handed {
+        let charge = if kind == Kind::HandOver {
             &mut self.handed[at].charge
         } else {
             &mut self.slots[at].charges[kind as usize - 1]
@@ -275,23 +274,21 @@ impl SimDriver {
     fn give_due(&mut self, kernel: &mut Kernel, out: &mut Vec<Completion>, room: usize) -> usize {
         let mut given = 0;
         while given < room {
-            let (completion, handed) = match self.prompt.pop_front() {
-                Some(completion) => (completion, false),
+            let completion = match self.prompt.pop_front() {
+                Some(completion) => completion,
                 None => match self.due.peek() {
                     Some(Reverse(due)) if due.at <= kernel.now => {
                         let Some(Reverse(due)) = self.due.pop() else { break };
-                        (due.completion, due.handed)
+                        due.completion
                     }
                     _ => break,
                 },
             };
-            let emptied = self.rules.give(&completion, handed);
-            if !handed {
-                self.note_given(kernel, &completion, emptied);
-            }
-            if completion.token.kind() == Kind::Accept && completion.result.is_ok() {
-                let into = if handed { Into::Socket } else { Into::Slot };
-                self.unclaimed.push((completion.token, into));
+            let emptied = self.rules.give(&completion);
+            self.note_given(kernel, &completion, emptied);
+            let accepts = matches!(completion.token.kind(), Kind::Accept | Kind::HandOver);
+            if accepts && completion.result.is_ok() {
+                self.unclaimed.push(completion.token);
             }
             kernel.trace.add(kernel.now, self.id, &completion);
             out.push(completion);
@@ -370,20 +367,27 @@ impl Driver for SimDriver {
     }
 
     fn accepted(&mut self, token: Token) -> Accepted<SimSocket> {
-        let at = self.unclaimed.iter().position(|(unclaimed, _)| *unclaimed == token);
+        let at = self.unclaimed.iter().position(|unclaimed| *unclaimed == token);
         let at = at.unwrap_or_else(|| {
             panic!("accepted: {token:?} has not succeeded since the last wait, or was asked about")
         });
-        match self.unclaimed.swap_remove(at).1 {
-            Into::Slot => {
-                let peer = self.slots[token.slot() as usize].peer.take();
-                Accepted { peer: peer.expect("a successful accept left it"), socket: None }
-            }
-            Into::Socket => {
-                let Handed { peer, socket, .. } =
-                    std::mem::take(&mut self.handed[token.slot() as usize]);
-                Accepted { peer: peer.expect("a successful accept left it"), socket }
-            }
+        self.unclaimed.swap_remove(at);
+        let (peer, socket) = if token.kind() == Kind::HandOver {
+            let Handed { peer, socket, .. } =
+                std::mem::take(&mut self.handed[token.slot() as usize]);
+            (peer, socket)
+        } else {
+            (self.slots[token.slot() as usize].peer.take(), None)
+        };
+        Accepted { peer: peer.expect("a successful accept left it"), socket }
+    }
+
+    fn discard(&mut self, token: Token) {
+        // Their sockets close as they are dropped.
+        self.ghosts.forget(token);
+        let brought = token.kind() == Kind::HandOver && self.unclaimed.contains(&token);
+        if brought {
+            let _ = self.accepted(token);
         }
     }
 
@@ -491,6 +495,7 @@ impl Driver for SimDriver {
 
     fn wait(&mut self, until: Option<Nanos>, out: &mut Vec<Completion>) -> io::Result<Nanos> {
         assert!(self.unclaimed.is_empty(), "accepted was not called for {:?}", self.unclaimed);
+        self.ghosts.assert_forgotten();
         self.keys.begin_wait();
         let room = (out.capacity() - out.len()).max(1);
         let shared = self.kernel.clone();

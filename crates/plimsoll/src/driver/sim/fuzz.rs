@@ -192,7 +192,7 @@ impl Run {
             14 if !self.handing => {
                 self.handing = true;
                 self.posted += 1;
-                self.driver.accept(Token::new(Kind::Accept, u64::from(u32::MAX), 0), Into::Socket);
+                self.driver.accept(Token::new(Kind::HandOver, 3, 0), Into::Socket);
             }
             15..=20 => {
                 if let Some(socket) = self.sockets.pop() {
@@ -249,7 +249,7 @@ impl Run {
     fn completed(&mut self, completion: Completion) {
         let Completion { token, result, lease, more } = completion;
         self.completed += u64::from(!more);
-        if token.generation() == Token::GENERATIONS - 1 {
+        if token.kind() == Kind::HandOver {
             self.handing = false;
             if result.is_ok() {
                 self.sockets.extend(self.driver.accepted(token).socket);

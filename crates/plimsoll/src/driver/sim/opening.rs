@@ -9,24 +9,23 @@ use super::peer::SimSocket;
 use super::resources::{Charge, Opened};
 use super::slot::Accepting;
 use super::socket::{Owner, SocketId, Stage};
-use crate::driver::{Completion, Into, Token};
+use crate::driver::{Completion, Into, Kind, Token};
 
 impl SimDriver {
     pub(super) fn start_accept(&mut self, kernel: &mut Kernel, token: Token, into: Into) {
-        let handed = into == Into::Socket;
         if self.listener.is_none() {
-            self.tell(kernel, Completion::failed(token, errno::ECANCELED), handed);
+            self.tell(kernel, Completion::failed(token, errno::ECANCELED));
             return;
         }
         let drawn = kernel.draw(Operation::Accept);
         match drawn {
             Some((fault, _)) if fault.effect == Effect::None => {
-                self.tell(kernel, Completion::broken(token, fault.failure()), handed);
+                self.tell(kernel, Completion::broken(token, fault.failure()));
             }
             drawn => {
                 let opens = kernel.may_open(Opened::ByDriver);
-                if let Err(code) = opens.and_then(|()| self.afford_accept(kernel, token, handed)) {
-                    self.tell(kernel, Completion::failed(token, code), handed);
+                if let Err(code) = opens.and_then(|()| self.afford_accept(kernel, token)) {
+                    self.tell(kernel, Completion::failed(token, code));
                     return;
                 }
                 let doom = drawn.map(|(fault, _)| fault);
@@ -46,16 +45,15 @@ impl SimDriver {
                 return;
             }
             let Some(Accepting { token, into, doom }) = self.accepts.pop_front() else { return };
-            let handed = into == Into::Socket;
             if let Err(code) = opens {
                 // Asked for before the queue is looked at: the connection stays there.
-                self.tell(kernel, Completion::failed(token, code), handed);
+                self.tell(kernel, Completion::failed(token, code));
                 continue;
             }
             let Some(id) = listener.queue.pop_front() else { return };
             if let Some(fault) = doom {
                 kernel.abort(id);
-                self.tell(kernel, Completion::broken(token, fault.failure()), handed);
+                self.tell(kernel, Completion::broken(token, fault.failure()));
                 continue;
             }
             kernel.open_file(id, Opened::ByDriver);
@@ -75,24 +73,18 @@ impl SimDriver {
                     (handed.peer, handed.socket) = (Some(peer), Some(socket));
                 }
             }
-            self.tell(kernel, Completion::done(token, 0), handed);
+            self.tell(kernel, Completion::done(token, 0));
         }
     }
 
     pub(super) fn cancel_accepts(&mut self, kernel: &mut Kernel) {
-        while let Some(Accepting { token, into, .. }) = self.accepts.pop_front() {
-            let handed = into == Into::Socket;
-            self.tell(kernel, Completion::failed(token, errno::ECANCELED), handed);
+        while let Some(Accepting { token, .. }) = self.accepts.pop_front() {
+            self.tell(kernel, Completion::failed(token, errno::ECANCELED));
         }
     }
 
-    fn afford_accept(
-        &mut self,
-        kernel: &mut Kernel,
-        token: Token,
-        handed: bool,
-    ) -> Result<(), i32> {
-        if !handed {
+    fn afford_accept(&mut self, kernel: &mut Kernel, token: Token) -> Result<(), i32> {
+        if token.kind() != Kind::HandOver {
             return self.afford(kernel, token, 0);
         }
         if kernel.options.system.counts_operations() {
@@ -111,7 +103,7 @@ impl SimDriver {
         source: Option<SocketAddr>,
     ) {
         if let Some((fault, _)) = kernel.draw(Operation::Connect) {
-            self.tell(kernel, Completion::broken(token, fault.failure()), false);
+            self.tell(kernel, Completion::broken(token, fault.failure()));
             return;
         }
         match kernel.connect(remote, source, Opened::ByDriver) {
@@ -124,7 +116,7 @@ impl SimDriver {
                 slot.socket = Some(id);
                 slot.connect = Some(token);
             }
-            Err(code) => self.tell(kernel, Completion::failed(token, code), false),
+            Err(code) => self.tell(kernel, Completion::failed(token, code)),
         }
     }
 
@@ -136,14 +128,14 @@ impl SimDriver {
             Stage::Connecting { .. } => {}
             Stage::Established => {
                 self.slots[slot as usize].connect = None;
-                self.tell(kernel, Completion::done(token, 0), false);
+                self.tell(kernel, Completion::done(token, 0));
             }
             Stage::Failed(code) => {
                 let ours = &mut self.slots[slot as usize];
                 ours.connect = None;
                 ours.socket = None;
                 kernel.abort(id);
-                self.tell(kernel, Completion::failed(token, code), false);
+                self.tell(kernel, Completion::failed(token, code));
             }
         }
     }

@@ -39,8 +39,9 @@ pub struct SimOptions {
     /// [`POSSIBLE`](super::POSSIBLE) lists for it.
     pub fault_per_million: u32,
     /// Completions that come a second time, once their slot stands for another session or for
-    /// none, per million: what no driver should do, and every engine must bear (rule 3). For
-    /// engines only: whoever drives the driver by hand should not ask for it.
+    /// none, per million: what no driver should do, and every engine must bear (rule 3). Those of
+    /// hand-overs may bring a connection from the backlog, which is to be discarded. For engines
+    /// only: whoever drives the driver by hand should not ask for it.
     pub stale_per_million: u32,
     /// What the clock advances by in each wait, at least: no loop is free.
     pub wait_cost: Duration,

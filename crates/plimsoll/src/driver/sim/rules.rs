@@ -25,7 +25,7 @@ enum View {
 struct Slot {
     view: View,
     /// The token of each kind in flight.
-    flight: [Option<Token>; Kind::ALL.len()],
+    flight: [Option<Token>; Kind::OF_SLOTS],
     /// What the send in flight names.
     sending: [Span; MAX_SPANS],
     spans: u8,
@@ -63,7 +63,7 @@ impl Rules {
     pub(super) fn new(slots: u32, memory: &Memory) -> Self {
         let slot = Slot {
             view: View::Empty,
-            flight: [None; Kind::ALL.len()],
+            flight: [None; Kind::OF_SLOTS],
             sending: [NO_SPAN; MAX_SPANS],
             spans: 0,
             uses: 0,
@@ -116,7 +116,7 @@ impl Rules {
     }
 
     pub(super) fn accept_handed(&mut self, token: Token) {
-        assert_eq!(token.kind(), Kind::Accept, "{token:?} is a token of another kind");
+        assert_eq!(token.kind(), Kind::HandOver, "{token:?} is a token of another kind");
         let number = token.slot();
         assert!(number < MAX_HANDED, "{token:?}: its number is not below {MAX_HANDED}");
         if let Some(other) = self.handed[number as usize] {
@@ -240,7 +240,7 @@ impl Rules {
 
     /// A completion is given. Asserts what the simulation itself owes: each operation once.
     /// Returns whether its slot has become empty by it.
-    pub(super) fn give(&mut self, completion: &Completion, handed: bool) -> bool {
+    pub(super) fn give(&mut self, completion: &Completion) -> bool {
         let token = completion.token;
         if let Some(lease) = &completion.lease {
             self.returned(lease);
@@ -250,7 +250,7 @@ impl Rules {
             return false;
         }
         self.in_flight -= 1;
-        if handed {
+        if token.kind() == Kind::HandOver {
             let own = self.handed[token.slot() as usize].take();
             assert_eq!(own, Some(token), "an accept completed that is not in flight");
             return false;

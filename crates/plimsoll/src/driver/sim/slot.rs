@@ -35,7 +35,7 @@ pub(super) struct Slot {
     /// When the last completion of a receive is told: the next is not told before.
     pub(super) received_at: Nanos,
     /// What the operation of each kind in flight has taken of the machine.
-    pub(super) charges: [Charge; Kind::ALL.len()],
+    pub(super) charges: [Charge; Kind::OF_SLOTS],
     /// The socket's key: the operation that it was first used for.
     pub(super) key: Option<Token>,
     /// It was aborted: the socket is not used again.
@@ -209,9 +209,9 @@ impl SimDriver {
 
     pub(super) fn start_park(&mut self, kernel: &mut Kernel, token: Token) {
         if let Some(fault) = self.strike(kernel, Operation::Park, token.slot()) {
-            self.tell(kernel, Completion::broken(token, fault.failure()), false);
+            self.tell(kernel, Completion::broken(token, fault.failure()));
         } else if let Err(code) = self.afford(kernel, token, 0) {
-            self.tell(kernel, Completion::failed(token, code), false);
+            self.tell(kernel, Completion::failed(token, code));
         } else {
             self.slots[token.slot() as usize].park = Some(token);
             self.try_park(kernel, token.slot());
@@ -223,7 +223,7 @@ impl SimDriver {
         let (Some(token), Some(id)) = (state.park, state.socket) else { return };
         if kernel.sockets.find(id).is_none_or(|socket| socket.stirs()) {
             state.park = None;
-            self.tell(kernel, Completion::done(token, 0), false);
+            self.tell(kernel, Completion::done(token, 0));
         }
     }
 
@@ -296,7 +296,7 @@ impl SimDriver {
                 self.slots[slot as usize].receive = None;
             }
             let completion = Completion { token, result: Ok(len as u32), lease: Some(lease), more };
-            self.tell(kernel, completion, false);
+            self.tell(kernel, completion);
             if !more {
                 return;
             }
@@ -310,7 +310,7 @@ impl SimDriver {
         let Some(receive) = self.slots[slot as usize].receive.take() else { return };
         let lease = receive.into.map(|(lease, _)| lease);
         let result = result.map_err(failure);
-        self.tell(kernel, Completion { token: receive.token, result, lease, more: false }, false);
+        self.tell(kernel, Completion { token: receive.token, result, lease, more: false });
     }
 
     pub(super) fn start_send(&mut self, kernel: &mut Kernel, token: Token) {
@@ -363,7 +363,7 @@ impl SimDriver {
         if send.at_once {
             self.tell_at_once(kernel, completion);
         } else {
-            self.tell(kernel, completion, false);
+            self.tell(kernel, completion);
         }
     }
 
@@ -372,7 +372,7 @@ impl SimDriver {
         match token.kind() {
             Kind::Park if state.park == Some(token) => {
                 state.park = None;
-                self.tell(kernel, Completion::failed(token, errno::ECANCELED), false);
+                self.tell(kernel, Completion::failed(token, errno::ECANCELED));
             }
             Kind::Receive if state.receive.as_ref().is_some_and(|it| it.token == token) => {
                 self.end_receive(kernel, token.slot(), Err(errno::ECANCELED));
@@ -384,17 +384,17 @@ impl SimDriver {
 
     pub(super) fn carry_out_half_close(&mut self, kernel: &mut Kernel, token: Token) {
         if let Some(fault) = self.strike(kernel, Operation::HalfClose, token.slot()) {
-            self.tell(kernel, Completion::broken(token, fault.failure()), false);
+            self.tell(kernel, Completion::broken(token, fault.failure()));
             return;
         }
         let Some(id) = self.socket_of(token.slot()) else { return };
         if kernel.sockets.find(id).is_none_or(|socket| socket.dead) {
             // The connection was reset before.
-            self.tell(kernel, Completion::failed(token, errno::ENOTCONN), false);
+            self.tell(kernel, Completion::failed(token, errno::ENOTCONN));
             return;
         }
         kernel.shut(id);
-        self.tell(kernel, Completion::done(token, 0), false);
+        self.tell(kernel, Completion::done(token, 0));
     }
 
     /// Cancels what is in flight, and closes.
@@ -406,7 +406,7 @@ impl SimDriver {
         state.discarded = abort;
         let (connect, park) = (state.connect.take(), state.park.take());
         for cancelled in [connect, park].into_iter().flatten() {
-            self.tell(kernel, Completion::failed(cancelled, errno::ECANCELED), false);
+            self.tell(kernel, Completion::failed(cancelled, errno::ECANCELED));
         }
         self.end_receive(kernel, slot, Err(errno::ECANCELED));
         self.end_send(kernel, slot, Err(errno::ECANCELED));
@@ -419,6 +419,6 @@ impl SimDriver {
             }
         }
         let result = fault.map_or(Ok(0), Err);
-        self.tell(kernel, Completion { result, ..Completion::done(token, 0) }, false);
+        self.tell(kernel, Completion { result, ..Completion::done(token, 0) });
     }
 }

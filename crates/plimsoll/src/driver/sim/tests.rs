@@ -266,7 +266,7 @@ fn every_possible_fault_reaches_its_operation() {
         let _queued = pair.kernel.connect(address);
         let mut handed = None;
         if line.operation == Operation::Adopt {
-            let accept = other.with(Kind::Accept);
+            let accept = other.with(Kind::HandOver);
             pair.driver.accept(accept, Into::Socket);
             assert_eq!(pair.next().result, Ok(0));
             handed = pair.driver.accepted(accept).socket;
@@ -418,7 +418,7 @@ fn a_slot_is_not_reused_too_early() {
     pair.driver.wait(Some(now), &mut out).expect("a simulation goes on");
     pair.driver.close(token(Kind::Close));
     // The close is told before the park, which is late.
-    pair.driver.rules.give(&Completion::done(token(Kind::Close), 0), false);
+    pair.driver.rules.give(&Completion::done(token(Kind::Close), 0));
     pair.driver.accept(Token::new(Kind::Accept, 2, 0), Into::Slot);
 }
 

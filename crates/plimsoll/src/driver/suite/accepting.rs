@@ -201,7 +201,7 @@ pub(in crate::driver) fn a_socket_that_nobody_adopts_is_closed<W: World>() {
 
 fn accept_socket<W: World>(harness: &mut Harness<W>) -> (W::Peer, <W::D as Driver>::Socket) {
     // Not a slot: a number of the caller's.
-    let token = Token::new(Kind::Accept, 77, 1);
+    let token = Token::new(Kind::HandOver, 77, 1);
     harness.driver().accept(token, Into::Socket);
     let address = harness.address.expect("it listens");
     let mut peer = harness.world.peer(address);

@@ -187,7 +187,7 @@ pub(in crate::driver) fn more_sockets_than_slots_are_handed_over<W: World>() {
     let mut harness = Harness::<W>::listening(plan);
     let address = harness.address.expect("it listens");
     let accepts: Vec<Token> =
-        (0..crate::driver::MAX_HANDED).map(|n| Token::new(Kind::Accept, 9, n)).collect();
+        (0..crate::driver::MAX_HANDED).map(|n| Token::new(Kind::HandOver, 9, n)).collect();
     for &accept in &accepts {
         harness.driver().accept(accept, Into::Socket);
     }

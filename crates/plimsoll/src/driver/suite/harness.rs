@@ -72,7 +72,8 @@ impl<W: World> Harness<W> {
         let mut out = Vec::with_capacity(256);
         self.world.driver().wait(Some(until), &mut out).expect("the driver goes on");
         for completion in &out {
-            if completion.token.kind() == Kind::Accept && completion.result.is_ok() {
+            let accepts = matches!(completion.token.kind(), Kind::Accept | Kind::HandOver);
+            if accepts && completion.result.is_ok() {
                 let brought = self.world.driver().accepted(completion.token);
                 self.accepted.push((completion.token, brought));
             }

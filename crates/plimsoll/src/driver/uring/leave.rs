@@ -67,7 +67,7 @@ impl Uring {
         self.bell_armed
             || self.slots.iter().any(Slot::lends_memory)
             || self.handed.iter().any(|handed| handed.token != 0 && handed.fd < 0)
-            || self.ready.iter().any(|(token, ..)| token.kind() == Kind::Accept)
+            || self.ready.iter().any(|(token, _)| token.kind() == Kind::Accept)
     }
 }
 

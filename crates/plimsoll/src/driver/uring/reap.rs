@@ -7,7 +7,7 @@ use io_uring::cqueue;
 
 use super::ring::BATCH;
 use super::slots::{CLOSED, CLOSING, HALF_CLOSE_WAITS};
-use super::{BELL, OTHERWISE, QUIET, Source, Uring, ops};
+use super::{BELL, OTHERWISE, QUIET, Uring, ops};
 use crate::buffer::Lease;
 use crate::driver::errno::outcome;
 use crate::driver::{Completion, Driver, Kind, Nanos, Token};
@@ -75,10 +75,10 @@ impl Uring {
 
     fn reap(&mut self, out: &mut Vec<Completion>, limit: usize) {
         while out.len() < limit {
-            let Some((token, source, result)) = self.ready.pop_front() else { break };
-            match source {
-                Source::Slot => self.ended(token, result, None, out),
-                Source::Handed => out.push(completion(token, result, None, false)),
+            let Some((token, result)) = self.ready.pop_front() else { break };
+            match token.kind() {
+                Kind::HandOver => out.push(completion(token, result, None, false)),
+                _ => self.ended(token, result, None, out),
             }
         }
         if self.ready.is_empty() {
@@ -104,11 +104,12 @@ impl Uring {
     fn complete(&mut self, entry: &cqueue::Entry, out: &mut Vec<Completion>) {
         let (user, result) = (entry.user_data(), entry.result());
         let Some(token) = Token::from_bits(user) else {
-            return self.complete_private(user, result, out);
+            return self.complete_private(user, out);
         };
         match token.kind() {
             Kind::Receive => self.received(token, entry, out),
             Kind::Accept => self.accept_ended(token, result, out),
+            Kind::HandOver => self.handed_over(token, result, out),
             Kind::Connect if result < 0 => self.connect_failed_into(token, -result, out),
             Kind::Send => self.sent(token, result, out),
             Kind::Close => self.closed(token, out),
@@ -120,14 +121,11 @@ impl Uring {
     }
 
     /// A completion that belongs to no token as it is.
-    fn complete_private(&mut self, user: u64, result: i32, out: &mut Vec<Completion>) {
+    fn complete_private(&mut self, user: u64, out: &mut Vec<Completion>) {
         match (user, Token::from_bits(user & !OTHERWISE)) {
             // What was to be cancelled had completed, or the reset had nobody to go to.
             (QUIET, _) => {}
             (BELL, _) => self.bell_armed = false,
-            (_, Some(token)) if token.kind() == Kind::Accept => {
-                self.handed_over(token, result, out);
-            }
             // A connect that failed has been tidied up.
             (_, Some(token)) if token.kind() == Kind::Connect => {
                 let code = i32::from(self.slot(token).extra);

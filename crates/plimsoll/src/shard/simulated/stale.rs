@@ -4,7 +4,10 @@
 use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
+use super::plan::Plan;
+use super::ship::Ship;
 use crate::acceptor::ledger::Ledger;
 use crate::budget::Limits;
 use crate::buffer::Arena;
@@ -150,10 +153,6 @@ impl Stage {
             for other in [generation.wrapping_sub(1), generation + 1, generation ^ 0x80_0000] {
                 for (at, result) in [Ok(0), Ok(7), Err(reset)].into_iter().enumerate() {
                     let token = Token::new(kind, other, slot);
-                    // No generation of a session has low bits of zero: that is a hand-over.
-                    if token.is_of(0) {
-                        continue;
-                    }
                     let lease = (kind == Kind::Receive && at < 2).then(|| self.lend());
                     let completion =
                         Completion { token, result, lease: lease.flatten(), more: at == 1 };
@@ -202,7 +201,7 @@ impl Stage {
 
     /// Ends all, and reckons.
     fn end(mut self) {
-        self.shard.drain(std::time::Duration::from_millis(10));
+        self.shard.drain(Duration::from_millis(10));
         self.until("drained", |shard| shard.is_drained());
         assert_eq!(self.shard.settle_accounts(), 0);
         assert_eq!((self.shard.provided, self.shard.pinned), (0, 0));
@@ -376,4 +375,85 @@ fn a_key_would_name_another_session_and_the_token_does_not() {
     assert_eq!(stage.stale(), 0, "the token finds its session each time");
     assert!(right > 100 && wrong > 50, "{right} found by the token, {wrong} wrong by the key");
     stage.end();
+}
+
+/// A ship of two shards on a calm sea, whose acceptor has accepts in flight for the other shard.
+fn handing_ship() -> Ship {
+    let options = SimOptions { held_clock: true, ..SimOptions::calm(3) };
+    let mut ship = Ship::launch(Plan {
+        seed: 3,
+        calm: true,
+        chatty: false,
+        options,
+        profile: Profile::Connections,
+        limits: Limits { max_connections: 8, backlog: 8, ..Limits::default() },
+        shards: 2,
+        slots: 4,
+        outgoing: 0,
+        blocks: 16,
+        clients: 8,
+        drain: Duration::from_millis(100),
+        drain_early: None,
+    });
+    ship.turn(0);
+    assert!(!tokens(&ship).is_empty(), "none is in flight for the other shard");
+    ship
+}
+
+fn tokens(ship: &Ship) -> Vec<Token> {
+    ship.shards[0].0.acceptor.as_ref().expect("the first shard accepts").tokens()
+}
+
+/// Has a shard be brought a hand-over's completion that is stale: it changes nothing.
+fn bring_stale(ship: &mut Ship, shard: usize, token: Token, result: Result<u32, Failure>) {
+    let before = (ship.ledger.taken(), ship.ledger.loads(), tokens(ship));
+    let (stale, failed) = (ship.metrics().stale, ship.metrics().accept_errors);
+    ship.shards[shard].0.dispatch(Completion { token, result, lease: None, more: false });
+    assert_eq!((ship.ledger.taken(), ship.ledger.loads(), tokens(ship)), before, "{token:?}");
+    assert_eq!((ship.metrics().stale, ship.metrics().accept_errors), (stale + 1, failed));
+}
+
+/// Whether a peer hears the end of its stream, or a reset.
+fn closes(ship: &mut Ship, peer: &mut SimPeer) -> bool {
+    (0..1000).any(|_| {
+        ship.turn(0);
+        ship.kernel.advance();
+        matches!(peer.read(&mut [0; 8]), SimRead::End | SimRead::Failed(_))
+    })
+}
+
+#[test]
+fn stale_hand_overs_change_nothing_and_bring_nobody() {
+    let mut ship = handing_ship();
+    let gone = Failure { fault: Fault::ProcessDescriptors, code: 24 };
+    // While others are in flight under the same numbers, on either shard, and of no number at all.
+    for token in tokens(&ship) {
+        let generation = u64::from(token.generation());
+        for other in [generation.wrapping_sub(1), generation + 1, generation ^ 0x80_0000] {
+            let stale = Token::new(Kind::HandOver, other, token.slot());
+            for result in [Ok(0), Ok(7), Err(gone)] {
+                bring_stale(&mut ship, 0, stale, result);
+            }
+        }
+        bring_stale(&mut ship, 1, token, Ok(0));
+        bring_stale(&mut ship, 0, Token::new(Kind::HandOver, 1, 1 << 20), Ok(0));
+    }
+    // A second time, once the first has been taken.
+    let first = tokens(&ship);
+    let peers: Vec<SimPeer> = (0..8).map(|_| ship.kernel.connect(super::ship::here())).collect();
+    assert!(ship.rest(|ship| ship.metrics().accepted == 8));
+    for token in first {
+        bring_stale(&mut ship, 0, token, Ok(0));
+        bring_stale(&mut ship, 0, token, Err(gone));
+    }
+    // With a connection: that is closed.
+    let mut ninth = ship.kernel.connect(super::ship::here());
+    ship.kernel.advance_by(Duration::from_millis(1));
+    let stale = Token::new(Kind::HandOver, 0x12_3456, 5);
+    ship.shards[0].0.driver().bring_stray_under(stale);
+    bring_stale(&mut ship, 0, stale, Ok(0));
+    assert!(closes(&mut ship, &mut ninth), "it is left open");
+    assert_eq!(ship.census.borrow().aboard, 8, "no handler has heard of it");
+    drop((peers, ninth));
+    ship.land();
 }

@@ -193,7 +193,7 @@ fn a_failed_connect_leaves_nothing() {
 #[test]
 fn accepts_wait_for_those_before_to_be_asked_for() {
     let mut bench = bench(4);
-    let accepts = [0, 1, 2].map(|number| Token::new(Kind::Accept, 0, number));
+    let accepts = [0, 1, 2].map(|number| Token::new(Kind::HandOver, 0, number));
     for accept in accepts {
         bench.driver.accept(accept, Into::Socket);
     }

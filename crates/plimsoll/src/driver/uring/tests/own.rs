@@ -74,7 +74,7 @@ fn a_dropped_driver_leaves_the_memory_alone() {
         }
         bench.driver.park(Token::new(Kind::Park, 0, 5));
         bench.driver.accept(Token::new(Kind::Accept, 1, 6), Into::Slot);
-        bench.driver.accept(Token::new(Kind::Accept, 1, 3), Into::Socket);
+        bench.driver.accept(Token::new(Kind::HandOver, 1, 3), Into::Socket);
         let now = bench.driver.now();
         let mut out = Vec::with_capacity(16);
         bench.driver.wait(Some(now.after(Duration::from_millis(1))), &mut out).unwrap();
