@@ -26,6 +26,7 @@ use self::ship::Ship;
 
 mod client;
 mod crew;
+mod keys;
 mod plan;
 mod ship;
 mod stale;
