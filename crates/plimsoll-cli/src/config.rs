@@ -115,6 +115,11 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "T", value_parser = crate::args::duration)]
     #[serde(deserialize_with = "time")]
     pub(crate) idle_timeout: Option<Duration>,
+    /// How long the rest of a message may take, once its handler was shown the beginning; bytes now
+    /// and then do not put it off [default: no bound]
+    #[arg(long, value_name = "T", value_parser = crate::args::duration)]
+    #[serde(deserialize_with = "time")]
+    pub(crate) message_timeout: Option<Duration>,
     /// Bytes per second that a peer must acknowledge while its outbox is blocked, over 5 s
     /// [default: no bound]
     #[arg(long, value_name = "BYTES", value_parser = crate::args::size)]
@@ -134,7 +139,7 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "WHOM")]
     pub(crate) shed: Option<String>,
     /// Limits that are counted and not kept, by the reason they end sessions with: first_byte_timeout,
-    /// idle_timeout, outbox_hard, peer_limit, shed, slow_reader [default: none]
+    /// idle_timeout, message_timeout, outbox_hard, peer_limit, shed, slow_reader [default: none]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) dry_run: Vec<String>,
     /// The backlog asked of listen(2); net.core.somaxconn caps it [default: 4096]
@@ -164,6 +169,7 @@ impl LimitArgs {
             pinned_bytes: self.pinned_bytes.or(file.pinned_bytes),
             first_byte_timeout: self.first_byte_timeout.or(file.first_byte_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
+            message_timeout: self.message_timeout.or(file.message_timeout),
             drain_rate: self.drain_rate.or(file.drain_rate),
             when_full: self.when_full.or_else(|| file.when_full.clone()),
             keep_alive: self.keep_alive.or(file.keep_alive),
@@ -207,6 +213,7 @@ impl LimitArgs {
         limits.service_time = self.service_time.unwrap_or(limits.service_time);
         limits.first_byte_timeout = self.first_byte_timeout;
         limits.idle_timeout = self.idle_timeout;
+        limits.message_timeout = self.message_timeout;
         limits.keep_alive = self.keep_alive;
         limits.user_timeout = self.user_timeout;
         limits.when_full = self.when_full.as_deref().map_or(Ok(WhenFull::Wait), when_full)?;

@@ -64,6 +64,14 @@ pub struct Limits {
     pub first_byte_timeout: Option<Duration>,
     /// How long a session may neither send nor receive.
     pub idle_timeout: Option<Duration>,
+    /// How long a handler may be kept waiting for the rest of a message: for how long bytes may be
+    /// held of which it consumed nothing. It is counted from when the handler first left the present
+    /// first byte unconsumed; only a handler that consumes something starts it anew. More bytes
+    /// alone do not, so that a byte now and then puts nothing off, and an idle session that owes
+    /// nothing is never hit. While the session is not read (paused by its handler, over the high
+    /// mark, waiting for its turn or for a buffer) its peer is not to blame: where the time ends
+    /// then, it begins again. Costs 8 bytes for each of `max_connections`.
+    pub message_timeout: Option<Duration>,
     /// After how long a silence the kernel asks whether an accepted connection's peer is still there
     /// (TCP keep-alive); it asks three times more, a third of this time apart, before it gives up:
     /// a peer that vanished is found within twice this time. Whole seconds, at least one.
@@ -132,8 +140,15 @@ pub struct DryRun(u32);
 
 impl DryRun {
     /// The reasons whose limits can be in dry run, by name.
-    pub const NAMES: [&'static str; 6] =
-        ["first_byte_timeout", "idle_timeout", "outbox_hard", "peer_limit", "shed", "slow_reader"];
+    pub const NAMES: [&'static str; 7] = [
+        "first_byte_timeout",
+        "idle_timeout",
+        "message_timeout",
+        "outbox_hard",
+        "peer_limit",
+        "shed",
+        "slow_reader",
+    ];
 
     /// This one too. False where no limit has this reason's name.
     pub fn add(&mut self, name: &str) -> bool {
@@ -173,6 +188,7 @@ impl Default for Limits {
             kernel_receive: None,
             first_byte_timeout: None,
             idle_timeout: None,
+            message_timeout: None,
             keep_alive: None,
             user_timeout: None,
             drain_rate: None,
@@ -278,6 +294,7 @@ impl Limits {
             outbox_hard: self.outbox_hard,
             first_byte_timeout: self.first_byte_timeout,
             idle_timeout: self.idle_timeout,
+            message_timeout: self.message_timeout,
         }
     }
 }
@@ -293,6 +310,7 @@ pub(crate) struct SessionLimits {
     pub outbox_hard: u32,
     pub first_byte_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
+    pub message_timeout: Option<Duration>,
     pub drain_rate: Option<u32>,
     pub drain_window: Duration,
     pub dry_run: DryRun,

@@ -50,11 +50,13 @@ pub enum Reason {
     /// (see [`crate::Limits::keep_alive`] and [`crate::Limits::user_timeout`]), or there is no way
     /// to it.
     PeerVanished,
+    /// The rest of a message did not come in the time allowed.
+    MessageTimeout,
 }
 
 impl Reason {
     /// How many reasons there are, as metrics count them.
-    pub const COUNT: usize = 21;
+    pub const COUNT: usize = 22;
 
     /// The name, as metrics and logs spell it.
     pub fn name(self) -> &'static str {
@@ -90,6 +92,7 @@ impl Reason {
             Self::SlowReader => 18,
             Self::Shed => 19,
             Self::PeerVanished => 20,
+            Self::MessageTimeout => 21,
         }
     }
 
@@ -136,4 +139,5 @@ const NAMES: [&str; Reason::COUNT] = [
     "slow_reader",
     "shed",
     "peer_vanished",
+    "message_timeout",
 ];

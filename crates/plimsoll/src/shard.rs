@@ -202,6 +202,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                     Some(_) => vec![Slow::default(); parts.slots as usize],
                     None => Vec::new(),
                 },
+                unfinished: match limits.message_timeout {
+                    Some(_) => vec![None; parts.slots as usize],
+                    None => Vec::new(),
+                },
             },
             driver,
             handler,
@@ -413,6 +417,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         if self.core.silence_deadline(slot).is_some_and(|deadline| !deadline.is_after(tick)) {
             self.silent_too_long(slot);
+        }
+        if self.core.message_deadline(slot).is_some_and(|deadline| !deadline.is_after(tick)) {
+            self.unfinished_too_long(slot);
         }
         if self.core.slow_deadline(slot).is_some_and(|deadline| !deadline.is_after(tick)) {
             self.judge_drain_rate(slot);

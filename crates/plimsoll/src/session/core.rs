@@ -71,6 +71,9 @@ pub(crate) struct Core<S> {
     pub draining: bool,
     /// Sessions whose outbox is blocked, by slot; empty where no drain rate is asked for.
     pub slow: Vec<Slow>,
+    /// Since when each session's handler has waited for the rest of a message, by slot; empty where
+    /// it may wait for ever.
+    pub unfinished: Vec<Option<Tick>>,
 }
 
 /// How a session whose outbox is blocked gets rid of it.
@@ -277,9 +280,36 @@ impl<S> Core<S> {
 
     /// The earliest of a session's deadlines.
     pub(crate) fn deadline(&mut self, slot: u32) -> Option<Tick> {
-        let deadlines =
-            [self.silence_deadline(slot), self.slow_deadline(slot), self.table.get(slot).timer];
+        let deadlines = [
+            self.silence_deadline(slot),
+            self.message_deadline(slot),
+            self.slow_deadline(slot),
+            self.table.get(slot).timer,
+        ];
         deadlines.into_iter().flatten().reduce(Tick::earlier)
+    }
+
+    /// When a session's handler will have waited too long for the rest of a message.
+    pub(crate) fn message_deadline(&mut self, slot: u32) -> Option<Tick> {
+        let since = (*self.unfinished.get(slot as usize)?)?;
+        let allowed = self.limits.message_timeout?;
+        (self.table.get(slot).life == Life::Open).then(|| since.after(allowed))
+    }
+
+    /// The handler consumed nothing of what is held, and wants more behind it.
+    pub(crate) fn want_more(&mut self, slot: u32) {
+        self.table.get(slot).marks.wants_more = true;
+        if let Some(since @ None) = self.unfinished.get_mut(slot as usize) {
+            *since = Some(Tick::not_before(self.now));
+            self.rearm(slot);
+        }
+    }
+
+    /// The handler consumed something: what is left is of another message.
+    pub(crate) fn note_progress(&mut self, slot: u32) {
+        if let Some(since) = self.unfinished.get_mut(slot as usize) {
+            *since = None;
+        }
     }
 
     /// When it is to be judged how fast a session whose outbox is blocked gets rid of it.

@@ -30,6 +30,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if let Some(slow) = self.core.slow.get_mut(slot as usize) {
             *slow = Slow::default();
         }
+        self.core.note_progress(slot);
         self.core.wheel.disarm(&mut self.core.table, slot);
         let token = self.token(Kind::Close, slot);
         if abort {
@@ -100,6 +101,19 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         self.core.table.get(slot).end(reason);
         // What its outbox holds has not moved for as long: it never will.
+        self.core.abort(slot);
+    }
+
+    /// A session's handler has waited too long for the rest of a message.
+    pub(super) fn unfinished_too_long(&mut self, slot: u32) {
+        let wanted = self.wants_bytes(slot);
+        let session = self.core.table.get(slot);
+        let is_read = wanted && session.reading != Reading::Starved && !session.marks.short;
+        if !is_read || self.core.is_dry(Reason::MessageTimeout) {
+            self.core.unfinished[slot as usize] = Some(Tick::not_before(self.core.now));
+            return;
+        }
+        self.core.table.get(slot).end(Reason::MessageTimeout);
         self.core.abort(slot);
     }
 

@@ -12,7 +12,7 @@ use crate::session::wheel::Tick;
 
 impl<D: Driver, H: Handler> Shard<D, H> {
     /// Whether a session's handler should be shown bytes now.
-    fn wants_bytes(&mut self, slot: u32) -> bool {
+    pub(super) fn wants_bytes(&mut self, slot: u32) -> bool {
         let session = self.core.table.get(slot);
         let marks = session.marks;
         session.life == Life::Open
@@ -181,7 +181,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         let consumed = self.show(slot, &lease, 0, count);
         if consumed == 0 {
-            self.core.table.get(slot).marks.wants_more = true;
+            self.core.want_more(slot);
             if count as usize == self.memory.block_bytes() {
                 self.too_long(slot);
             }
@@ -221,7 +221,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             match self.join(slot, lease, start, end) {
                 Joined::More => {}
                 Joined::NoMore => {
-                    self.core.table.get(slot).marks.wants_more = true;
+                    self.core.want_more(slot);
                     return;
                 }
                 Joined::Full => return self.too_long(slot),
@@ -265,6 +265,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let callback =
             |handler: &mut H, cx: &mut Context<'_, H::State>| handler.on_receive(cx, bytes);
         let consumed = call(&mut self.handler, &mut self.core, slot, callback).unwrap_or(0);
+        if consumed > 0 {
+            self.core.note_progress(slot);
+        }
         consumed.min(bytes.len()) as u32
     }
 

@@ -131,6 +131,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             // It could not be heard meanwhile.
             let waited = Tick::at(self.core.now).since(service.waits_since[slot as usize]);
             session.active = session.active.later(waited);
+            if let Some(Some(since)) = self.core.unfinished.get_mut(slot as usize) {
+                *since = since.later(waited);
+            }
             service.enter(&mut self.core.table, slot, self.core.now);
             self.core.rearm(slot);
             self.core.touch(slot);

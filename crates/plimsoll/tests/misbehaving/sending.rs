@@ -52,7 +52,7 @@ fn says(stream: &mut TcpStream, line: &[u8]) -> bool {
 }
 
 /// A message that never ends, a byte at a time: neither deadline for silence hits it. The block
-/// bounds it in bytes, and in time only the handler's own timer.
+/// bounds it in bytes; in time the handler's own timer may, or the limit for messages.
 #[test]
 fn a_message_that_never_ends_is_bounded_by_its_block() {
     all_ways(|way| {
@@ -96,6 +96,68 @@ fn a_message_that_never_ends_is_bounded_in_time_by_its_handlers_timer() {
         assert!(begun.elapsed() >= Duration::from_millis(300));
         writing.join().unwrap();
         assert!(says(&mut good, b"another\n"));
+        stage.finish();
+    });
+}
+
+/// A byte at a time puts nothing off; who finishes each message in time may go on for ever.
+#[test]
+fn a_message_that_never_ends_is_bounded_in_time_by_its_limit() {
+    const WITHIN: Duration = Duration::from_millis(1500);
+    all_ways(|way| {
+        let mut limits = small();
+        limits.message_timeout = Some(WITHIN);
+        let stage = Stage::new(way, limits, 1, |ended| Lines { ended, within: None });
+        let mut good = stage.connect();
+        let mut idle = stage.connect();
+        assert!(says(&mut idle, b"all of it\n"));
+        let mut stream = stage.connect();
+        let begun = Instant::now();
+        let writing = std::thread::spawn(move || {
+            while stream.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        // The beginning of the next line comes with the end of each: something is always held.
+        good.write_all(b"be").unwrap();
+        let mut lines = 0;
+        let reason = loop {
+            std::thread::sleep(Duration::from_millis(50));
+            good.write_all(b"gun\nbe").unwrap();
+            let mut back = [0; 6];
+            good.read_exact(&mut back).unwrap();
+            assert_eq!(&back, b"begun\n");
+            lines += 1;
+            if let Some(reason) = stage.has_ended() {
+                break reason;
+            }
+            assert!(begun.elapsed() < crate::stage::PATIENCE, "bytes put it off");
+        };
+        assert_eq!(reason, Reason::MessageTimeout);
+        assert!(begun.elapsed() >= WITHIN && lines > 1, "{:?}", begun.elapsed());
+        writing.join().unwrap();
+        good.write_all(b"gun\n").unwrap();
+        good.read_exact(&mut [0; 6]).unwrap();
+        assert!(says(&mut good, b"one more\n") && says(&mut idle, b"who owes nothing stays\n"));
+        stage.finish();
+    });
+}
+
+#[test]
+fn a_message_limit_in_dry_run_counts_and_lets_through() {
+    all_ways(|way| {
+        let mut limits = small();
+        limits.message_timeout = Some(Duration::from_millis(50));
+        assert!(limits.dry_run.add("message_timeout"));
+        let stage = Stage::new(way, limits, 1, |ended| Lines { ended, within: None });
+        let mut stream = stage.connect();
+        stream.write_all(b"slow").unwrap();
+        let counted = || stage.metrics().dry_run[Reason::MessageTimeout.number()];
+        crate::stage::eventually("it is counted", || counted() >= 2);
+        stream.write_all(b" but sure\n").unwrap();
+        let mut back = [0; 14];
+        stream.read_exact(&mut back).unwrap();
+        assert_eq!(&back, b"slow but sure\n");
         stage.finish();
     });
 }

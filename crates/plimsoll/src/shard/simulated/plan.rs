@@ -111,6 +111,7 @@ fn limits(random: &mut Random, calm: bool, shards: usize, slots: u32) -> Limits 
     let mut at_times = |most: u64| random.chance(500_000).then(|| random.within(1, most));
     limits.idle_timeout = at_times(4_000).map(Duration::from_millis);
     limits.first_byte_timeout = at_times(600).map(Duration::from_millis);
+    limits.message_timeout = at_times(500).map(Duration::from_millis);
     limits.max_per_peer = at_times(6).map(|most| most as u32);
     limits.max_accept_rate = at_times(2_000).map(|rate| rate as u32);
     limits.drain_rate = at_times(3_000).map(|rate| rate as u32);
