@@ -107,6 +107,10 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "BYTES", value_parser = crate::args::size)]
     #[serde(deserialize_with = "size")]
     pub(crate) pinned_bytes: Option<u64>,
+    /// Operations of the kernel in flight at once: one for each connection, and what is sent; who
+    /// finds no place waits to send [default: no bound]
+    #[arg(long, value_name = "N", value_parser = crate::args::count)]
+    pub(crate) max_operations: Option<u64>,
     /// How long an accepted connection may say nothing [default: no bound]
     #[arg(long, value_name = "T", value_parser = crate::args::duration)]
     #[serde(deserialize_with = "time")]
@@ -167,6 +171,7 @@ impl LimitArgs {
             kernel_receive: self.kernel_receive.or(file.kernel_receive),
             buffer_bytes: self.buffer_bytes.or(file.buffer_bytes),
             pinned_bytes: self.pinned_bytes.or(file.pinned_bytes),
+            max_operations: self.max_operations.or(file.max_operations),
             first_byte_timeout: self.first_byte_timeout.or(file.first_byte_timeout),
             idle_timeout: self.idle_timeout.or(file.idle_timeout),
             message_timeout: self.message_timeout.or(file.message_timeout),
@@ -203,6 +208,7 @@ impl LimitArgs {
         limits.max_per_peer = cap("--max-per-peer", self.max_per_peer)?;
         limits.max_accept_rate = cap("--max-accept-rate", self.max_accept_rate)?;
         limits.service_set = cap("--service-set", self.service_set)?;
+        limits.max_operations = cap("--max-operations", self.max_operations)?;
         limits.drain_rate = cap("--drain-rate", self.drain_rate)?;
         let size = |name, value: Option<u64>| value.map(|value| narrow(name, value)).transpose();
         limits.kernel_send = size("--kernel-send", self.kernel_send)?;
@@ -322,7 +328,7 @@ mod tests {
             "[limits]\nmax_per_peer = 3\nmax_accept_rate = 40\nwhen_full = \"tell:busy\\\\n\"\n\
              service_set = 100\nservice_time = \"1s\"\npinned_bytes = \"1MiB\"\ndrain_rate = 500\n\
              keep_alive = 30\nuser_timeout = \"5s\"\nshed = \"newest\"\nbacklog = 9\nwarm_up = 7\n\
-             dry_run = [\"idle_timeout\"]\n",
+             dry_run = [\"idle_timeout\"]\nmessage_timeout = \"3s\"\nmax_operations = 20_000\n",
         )
         .unwrap();
         let limits = file.limits.of_engine().unwrap();
@@ -333,6 +339,8 @@ mod tests {
         assert_eq!(limits.keep_alive, Some(Duration::from_secs(30)));
         assert_eq!(limits.user_timeout, Some(Duration::from_secs(5)));
         assert_eq!((limits.shed, limits.backlog, limits.warm_up), (Shed::Newest, 9, 7));
+        assert_eq!(limits.message_timeout, Some(Duration::from_secs(3)));
+        assert_eq!(limits.max_operations, Some(20_000));
         assert_ne!(limits.dry_run, DryRun::default());
         for (wrong, name) in [
             (LimitArgs { when_full: Some("tell:".into()), ..LimitArgs::default() }, "tell:"),

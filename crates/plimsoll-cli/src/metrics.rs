@@ -24,7 +24,14 @@ const LONGEST: usize = 8 << 10;
 const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Figures that go up and down; all others only rise.
-const GAUGES: [&str; 4] = ["sessions", "sessions_high_water", "blocks", "blocks_high_water"];
+const GAUGES: [&str; 6] = [
+    "sessions",
+    "sessions_high_water",
+    "blocks",
+    "blocks_high_water",
+    "operations",
+    "operations_high_water",
+];
 
 /// Serves the figures from now on, as long as the process runs. Returns where.
 ///

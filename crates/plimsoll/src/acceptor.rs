@@ -20,7 +20,7 @@ pub(crate) const MOST_AHEAD: u32 = 256;
 const FEWEST_AHEAD: u32 = 4;
 
 /// Accepts in flight for those who are to be refused.
-const REFUSING: u32 = 4;
+pub(crate) const REFUSING: u32 = 4;
 /// Whom an accept is for that hands over its connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Target {
@@ -226,6 +226,11 @@ impl Acceptor {
                 due
             }
         }
+    }
+
+    /// Accepts in flight that hand over.
+    pub(crate) fn handing_over(&self) -> u32 {
+        MAX_HANDED - self.free_numbers.len() as u32
     }
 
     /// The tokens of accepts in flight that hand over.

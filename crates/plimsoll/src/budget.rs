@@ -6,6 +6,8 @@
 
 use std::time::Duration;
 
+use crate::acceptor::REFUSING;
+use crate::driver::MAX_HANDED;
 use crate::reason::Reason;
 
 /// The limits of a server. [`Limits::default`] holds 10,000 connections.
@@ -38,6 +40,14 @@ pub struct Limits {
     /// it may pin (on Windows: locked pages), in whole blocks. Who needs more waits. At least a
     /// block for each shard. `None`: as the buffers allow.
     pub pinned_bytes: Option<usize>,
+    /// Operations in flight at once, all shards together: each takes some memory of the kernel (256 to
+    /// 864 B on io_uring; some 500 B of non-paged pool on Windows). One for each connection, to read
+    /// with, and [`MAX_HANDED`](crate::driver::MAX_HANDED) accepts on their way between shards are
+    /// reserved; what is left is shared out evenly among the shards for what they send, two at
+    /// least for each. A session that finds no place to send waits for one, first come first served;
+    /// half of a shard's places at most is taken by sends that wait for a peer, and so `drain_rate`
+    /// should be set too. A close takes no place: it waits for nobody.
+    pub max_operations: Option<u32>,
     /// Connections that handlers make at once, all shards together, beside those accepted.
     pub max_outgoing: u32,
     /// Bytes of buffers in each shard's arena, for received bytes and outboxes together. Address
@@ -178,6 +188,7 @@ impl Default for Limits {
             service_time: Duration::from_secs(2),
             warm_up: 0,
             pinned_bytes: None,
+            max_operations: None,
             max_outgoing: 0,
             buffer_bytes: 64 << 20,
             block_bytes: 16 << 10,
@@ -274,6 +285,30 @@ impl Limits {
         }
     }
 
+    /// The least that [`Limits::max_operations`] can be, for so many shards of so many slots.
+    pub(crate) fn least_operations(&self, shards: u32, slots: u32) -> u64 {
+        u64::from(shards) * (u64::from(slots) + LEAST_SENDS) + u64::from(self.hand_overs(shards))
+    }
+
+    /// How many sends of one of so many shards, of so many slots each, may be in flight; `None`
+    /// where that is not limited.
+    pub(crate) fn sends_in_flight(&self, shards: u32, slots: u32) -> Option<u32> {
+        let most = u64::from(self.max_operations?);
+        let shards = shards.max(1);
+        let reserved = u64::from(shards) * u64::from(slots) + u64::from(self.hand_overs(shards));
+        let each = most.saturating_sub(reserved) / u64::from(shards);
+        Some(each.max(LEAST_SENDS) as u32)
+    }
+
+    /// Accepts in flight whose connection goes to another shard, or is refused.
+    fn hand_overs(&self, shards: u32) -> u32 {
+        match self.when_full {
+            _ if shards > 1 => MAX_HANDED,
+            WhenFull::Wait => 0,
+            WhenFull::Reset | WhenFull::Tell(_) => REFUSING,
+        }
+    }
+
     /// How long a peer whose outbox is blocked is watched before it is judged.
     fn drain_window(&self) -> Duration {
         let Some(rate) = self.drain_rate else { return DRAIN_WINDOW };
@@ -298,6 +333,9 @@ impl Limits {
         }
     }
 }
+
+/// One that is carried out at once, one that waits for its peer.
+const LEAST_SENDS: u64 = 2;
 
 /// One to receive into, one to send from, one to hold, one to spare.
 const LEAST_BLOCKS: u32 = 4;
@@ -362,6 +400,19 @@ mod tests {
         }
         assert!(!dry.add("closed") && !dry.add("max_connections"));
         assert!(dry.has(Reason::Shed) && dry.has(Reason::PeerLimit) && !dry.has(Reason::Closed));
+    }
+
+    #[test]
+    fn the_least_operations_leave_two_sends_for_each_shard() {
+        let limits = Limits { max_operations: Some(2 * (10 + 2) + 64), ..Limits::default() };
+        assert_eq!(limits.least_operations(2, 10), 88);
+        assert_eq!(limits.sends_in_flight(2, 10), Some(2));
+        let limits = Limits { max_operations: Some(100), ..limits };
+        assert_eq!(limits.sends_in_flight(2, 10), Some(8));
+        assert_eq!(limits.least_operations(1, 10), 12);
+        let limits = Limits { when_full: WhenFull::Reset, ..limits };
+        assert_eq!(limits.least_operations(1, 10), 16);
+        assert_eq!(Limits::default().sends_in_flight(2, 10), None);
     }
 
     #[test]

@@ -119,6 +119,11 @@ counters! {
     blocks,
     /// The most blocks in use at once, summed over shards.
     blocks_high_water,
+    /// Operations in flight now, closes not counted; 0 where [`crate::Limits::max_operations`] does
+    /// not bound them.
+    operations,
+    /// The most of them in flight at once, summed over shards.
+    operations_high_water,
     /// Times that a session waited for a block of the arena.
     starved,
     /// Times that an outbox passed its high mark.

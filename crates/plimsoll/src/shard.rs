@@ -7,6 +7,7 @@
 mod accepting;
 mod audit;
 mod ending;
+mod operations;
 mod pressure;
 mod reading;
 mod service;
@@ -21,6 +22,7 @@ mod simulated;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use self::operations::Operations;
 use self::pressure::Shedding;
 use self::service::Service;
 use self::shortage::Shortage;
@@ -112,6 +114,8 @@ pub(crate) struct Shard<D: Driver, H: Handler> {
     shedding: Shedding,
     /// Sessions that the kernel was short of something for.
     shortage: Shortage,
+    /// Operations in flight, where they are limited.
+    operations: Option<Operations>,
     /// Blocks posted to the kernel in single receives and in streams, and the most.
     pinned: u32,
     pinned_most: u32,
@@ -170,6 +174,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             gauge: parts.gauge,
             shedding: Shedding::new(limits.shed, parts.slots),
             shortage: Shortage::new(parts.slots),
+            operations: Operations::new(limits, shards, parts.slots),
             pinned: 0,
             pinned_most,
             outgoing: parts.outgoing,
@@ -240,6 +245,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.call_shard(|handler, shard| wish = handler.on_turn(shard));
         self.settle();
         self.cut_when_due();
+        if self.operations.is_some() {
+            self.serve_senders();
+        }
         self.close_ledger();
         self.count();
         let may_feed = self.hungry.head != NONE && self.may_post() > 0;
@@ -303,6 +311,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(session) = self.core.table.of(token) else { return self.stale(completion) };
         if !completion.more {
             session.in_flight.complete(token.kind());
+            if let Some(operations) = &mut self.operations {
+                operations.complete(token.kind(), session.marks.blocked);
+            }
         }
         let slot = token.slot();
         match token.kind() {
@@ -458,6 +469,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         counters.sessions_high_water.set(u64::from(self.core.table.high_water()));
         counters.block_hits.set(self.core.arena.hits());
         counters.block_misses.set(self.core.arena.misses());
+        if let Some(operations) = &self.operations {
+            counters.operations.set(u64::from(operations.count()));
+            counters.operations_high_water.set(u64::from(operations.high_water()));
+        }
         counters.sessions.set(u64::from(self.core.open));
         counters.blocks.set(self.core.arena.outstanding() as u64);
         counters.blocks_high_water.set(self.core.arena.high_water() as u64);

@@ -126,6 +126,59 @@ fn a_limit_in_dry_run_counts_and_lets_through() {
     assert!(!DryRun::default().add("max_connections"), "what is reserved cannot be tried out");
 }
 
+/// As few operations as the server starts with, and everybody is served, but for one who does not
+/// read and so waits for itself.
+#[test]
+fn operations_in_flight_are_never_more_than_may_be() {
+    each_way(|way| {
+        let mut limits = limits();
+        limits.max_connections = 24;
+        // A reading operation for each connection, two sends for each shard, and the hand-overs.
+        let most = 24 + 2 * 2 + plimsoll::driver::MAX_HANDED;
+        limits.max_operations = Some(most - 1);
+        let start = |limits: &Limits| {
+            let server = Server::builder().listen("127.0.0.1:0").shards(2).limits(limits.clone());
+            server.driver(way.0).start(|_| Echo(channel().0))
+        };
+        let error = start(&limits).expect_err("it does not fit").to_string();
+        assert!(error.contains(&format!("at least {most}")), "{error}");
+        limits.max_operations = Some(most);
+        let (running, address, _ends) = serve(way, limits);
+        let mut deaf = connect(address);
+        deaf.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
+        while deaf.write_all(&[1; 1 << 16]).is_ok() {}
+        let talk = |mut stream: TcpStream| {
+            let mut ear = stream.try_clone().unwrap();
+            // More than the kernel's buffers hold, both ways at once.
+            let speaking = std::thread::spawn(move || stream.write_all(&[7; 1 << 20]).unwrap());
+            let mut back = vec![0; 1 << 20];
+            ear.read_exact(&mut back).unwrap();
+            assert!(back.iter().all(|byte| *byte == 7));
+            speaking.join().unwrap();
+            ear
+        };
+        let mut held: Vec<_> = (0..22).map(|_| connect(address)).collect();
+        for _ in 0..20 {
+            held.iter_mut().for_each(|stream| stream.write_all(b"x").unwrap());
+            held.iter_mut().for_each(|stream| stream.read_exact(&mut [0]).unwrap());
+        }
+        // It held the only place for sends that wait, on its shard.
+        drop(deaf);
+        eventually("it is gone", || running.metrics().sessions == 22);
+        held.truncate(4);
+        let talking: Vec<_> =
+            held.drain(..).map(|stream| std::thread::spawn(move || talk(stream))).collect();
+        talking.into_iter().for_each(|one| drop(one.join().unwrap()));
+        running.audit(Duration::from_secs(10)).unwrap();
+        let metrics = running.metrics();
+        println!("{} of {most} at most", metrics.operations_high_water);
+        assert!((24..=u64::from(most)).contains(&metrics.operations_high_water));
+        let observer = running.observer();
+        drained(running);
+        assert_eq!(observer.metrics().operations, 0);
+    });
+}
+
 #[test]
 fn a_full_server_says_so() {
     for driver in drivers() {

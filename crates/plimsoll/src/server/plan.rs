@@ -128,6 +128,24 @@ fn fit_buffers(limits: &Limits, shards: u32, memory: &Memory) -> Result<(), Erro
     Ok(())
 }
 
+/// Refuses a limit on operations in flight that cannot hold what is always in flight.
+///
+/// # Errors
+///
+/// With the least that would do.
+pub(super) fn check_operations(limits: &Limits, plan: &Plan) -> Result<(), Error> {
+    let least = limits.least_operations(plan.shards, plan.slots);
+    match limits.max_operations {
+        Some(most) if u64::from(most) < least => Err(Error::Limits(format!(
+            "max_operations is {most}: at least {least}, one for each of {} connections, and the \
+             accepts and sends of {} shards",
+            u64::from(plan.shards) * u64::from(plan.slots),
+            plan.shards
+        ))),
+        _ => Ok(()),
+    }
+}
+
 /// Memory that is to be had, and from whom.
 struct Memory {
     bytes: u64,
@@ -304,6 +322,16 @@ mod tests {
         assert!(error.to_string().contains("32768"), "{error}");
         assert!(check_buffers(&Limits { buffer_bytes: 1 << 50, ..Limits::default() }, 2).is_err());
         assert!(check_buffers(&Limits::default(), 2).is_ok());
+    }
+
+    #[test]
+    fn operations_are_refused_with_the_least_that_would_do() {
+        let plan = Plan { shards: 2, slots: 50, outgoing: 0 };
+        let limits = |most| Limits { max_operations: most, ..Limits::default() };
+        let error = check_operations(&limits(Some(167)), &plan).unwrap_err();
+        assert!(error.to_string().contains("at least 168"), "{error}");
+        assert!(check_operations(&limits(Some(168)), &plan).is_ok());
+        assert!(check_operations(&limits(None), &plan).is_ok());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::plan::{Demand, Descriptors, Machine, Plan, check_buffers};
+use super::plan::{Demand, Descriptors, Machine, Plan, check_buffers, check_operations};
 use super::{Builder, Error};
 use crate::buffer::{Arena, Memory};
 use crate::shard::{Profile, stream_blocks};
@@ -22,6 +22,7 @@ impl<D> Seats<D> {
         let plan = Plan::new(&demand(builder)?.with(descriptors), &Machine::here())?;
         let limits = &builder.limits;
         check_buffers(limits, plan.shards)?;
+        check_operations(limits, &plan)?;
         let mut drivers = Vec::new();
         for _ in 0..plan.shards {
             let arena = Arena::new(limits.blocks(), limits.block_bytes).map_err(Error::Arena)?;

@@ -108,6 +108,11 @@ impl InFlight {
         self.0 &= !Self::bit(kind);
     }
 
+    /// How many are, a close not counted.
+    pub(crate) fn count_but_close(self) -> u32 {
+        (self.0 & !Self::bit(Kind::Close)).count_ones()
+    }
+
     /// Whether none is.
     pub(crate) fn is_empty(self) -> bool {
         self.0 == 0

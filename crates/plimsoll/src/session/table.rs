@@ -40,6 +40,8 @@ pub(crate) struct Marks {
     pub placed: bool,
     /// The kernel was short of something for it: nothing is posted until the pause is over.
     pub short: bool,
+    /// It waits for its turn to post a send.
+    pub waits_to_send: bool,
     /// The handler consumed nothing of what is held: it is shown again with more behind it, or
     /// when the handler resumes.
     pub wants_more: bool,

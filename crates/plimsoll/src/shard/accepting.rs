@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::Shard;
 use crate::acceptor::{Acceptor, Target};
-use crate::driver::{Completion, Driver, Failure, Into, Kind};
+use crate::driver::{Completion, Driver, Failure, Into, Kind, Token};
 use crate::handler::Handler;
 use crate::mailbox::Handed;
 use crate::monitor::Pressure;
@@ -53,16 +53,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// The server is full: accepts a few who are told so, where the limits say to.
     fn accept_to_refuse(&mut self) {
         while let Some(token) = self.acceptor.as_mut().and_then(Acceptor::token_to_refuse) {
-            self.driver.accept(token, Into::Socket);
+            self.hand_over(token);
         }
     }
 
     fn post_own_accept(&mut self) -> bool {
         let Some(slot) = self.core.table.take() else { return false };
-        let session = self.core.table.get(slot);
-        session.become_(Life::Waiting);
-        session.in_flight.post(Kind::Accept);
-        let token = self.token(Kind::Accept, slot);
+        self.core.table.get(slot).become_(Life::Waiting);
+        let token = self.begin_operation(Kind::Accept, slot);
         self.driver.accept(token, Into::Slot);
         self.acceptor.as_mut().expect("only the acceptor accepts").post();
         true
@@ -72,8 +70,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let acceptor = self.acceptor.as_mut().expect("only the acceptor accepts");
         let Some(token) = acceptor.token_for(shard) else { return false };
         acceptor.post();
-        self.driver.accept(token, Into::Socket);
+        self.hand_over(token);
         true
+    }
+
+    fn hand_over(&mut self, token: Token) {
+        if let Some(operations) = &mut self.operations {
+            operations.begin(Kind::HandOver);
+        }
+        self.driver.accept(token, Into::Socket);
     }
 
     /// An accept for a slot of this shard completed.
@@ -106,6 +111,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             Some(Target::Shard(shard)) => Some(shard),
             Some(Target::Nobody) => None,
         };
+        if let Some(operations) = &mut self.operations {
+            operations.complete(Kind::HandOver, false);
+        }
         if let Err(failure) = completion.result {
             self.accept_failed(failure);
             if let Some(shard) = target {
@@ -228,10 +236,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Posts the connects that the handler asked for.
     pub(super) fn post_connects(&mut self) {
         while let Some(Connect { slot, source }) = self.core.connects.pop() {
-            let session = self.core.table.get(slot);
-            session.in_flight.post(Kind::Connect);
-            let remote = session.peer;
-            let token = self.token(Kind::Connect, slot);
+            let token = self.begin_operation(Kind::Connect, slot);
+            let remote = self.core.table.get(slot).peer;
             self.driver.connect(token, remote, source);
         }
     }

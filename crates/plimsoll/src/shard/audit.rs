@@ -1,6 +1,7 @@
 //! The audit: a shard's accounts against what is there. Slots, operations, leases, permits, bytes.
 
 use super::Shard;
+use super::operations::Operations;
 use crate::driver::{Driver, Kind};
 use crate::handler::Handler;
 use crate::session::life::{Life, Reading};
@@ -29,6 +30,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(crate) fn audit(&mut self) -> Result<(), String> {
         let census = self.census()?;
         let hungry = self.count_hungry();
+        let limited = self.operations.as_ref().map(Operations::count);
+        let operations = limited.map(|count| (self.operations_found(), count)).unwrap_or_default();
         let core = &self.core;
         let posted = if self.provide > 0 { self.provided } else { self.pinned };
         let receiving = if self.provide > 0 { 0 } else { census.receiving };
@@ -37,6 +40,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             ("sessions", census.known, core.open),
             ("outgoing", census.outgoing, self.outgoing - core.outgoing_left),
             ("waiting for a block", census.starved, hungry),
+            ("operations in flight", operations.0, operations.1),
             ("single receives", receiving, self.pinned),
             ("blocks out", census.chained + posted, core.arena.outstanding() as u32),
         ] {

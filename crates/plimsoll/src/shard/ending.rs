@@ -21,7 +21,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         let session = self.core.table.get(slot);
         session.become_(Life::Closing);
-        session.in_flight.post(Kind::Close);
         session.end(if abort { Reason::Aborted } else { Reason::Closed });
         let outgoing = session.marks.outgoing;
         let known = session.marks.known || outgoing;
@@ -32,7 +31,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         self.core.note_progress(slot);
         self.core.wheel.disarm(&mut self.core.table, slot);
-        let token = self.token(Kind::Close, slot);
+        let token = self.begin_operation(Kind::Close, slot);
         if abort {
             self.driver.abort(token);
         } else {

@@ -55,18 +55,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             && blocks * 2 > self.memory.blocks() as usize
             && (self.pinned + 1) * 2 <= self.pinned_most;
         if self.provide > 0 {
-            let session = self.core.table.get(slot);
-            session.reading = Reading::Receiving;
-            session.in_flight.post(Kind::Receive);
-            let token = self.token(Kind::Receive, slot);
+            self.core.table.get(slot).reading = Reading::Receiving;
+            let token = self.begin_operation(Kind::Receive, slot);
             self.driver.stream(token);
         } else if ahead {
             self.post_receive(slot);
         } else {
-            let session = self.core.table.get(slot);
-            session.reading = Reading::Parked;
-            session.in_flight.post(Kind::Park);
-            let token = self.token(Kind::Park, slot);
+            self.core.table.get(slot).reading = Reading::Parked;
+            let token = self.begin_operation(Kind::Park, slot);
             self.driver.park(token);
         }
     }
@@ -78,10 +74,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         let Some(lease) = self.core.arena.lease() else { return self.starve(slot) };
         self.pinned += 1;
-        let session = self.core.table.get(slot);
-        session.reading = Reading::Receiving;
-        session.in_flight.post(Kind::Receive);
-        let token = self.token(Kind::Receive, slot);
+        self.core.table.get(slot).reading = Reading::Receiving;
+        let token = self.begin_operation(Kind::Receive, slot);
         self.driver.receive(token, lease, 0);
     }
 

@@ -12,34 +12,59 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Posts what a session has to send, or what comes after its last byte.
     pub(super) fn write(&mut self, slot: u32) {
         let session = self.core.table.get(slot);
-        if session.writing == Writing::Sending || session.marks.short {
+        let marks = session.marks;
+        if session.writing == Writing::Sending || marks.short || marks.waits_to_send {
             return;
         }
         if !session.outbox.is_empty() {
-            return self.post_send(slot);
+            if self.may_send(slot, marks.blocked) {
+                self.post_send(slot);
+            }
+            return;
         }
         match session.life {
             Life::Draining if !session.in_flight.has(Kind::HalfClose) => {
                 self.finish(slot, false);
             }
-            Life::Open if session.marks.half_close && session.writing == Writing::Idle => {
-                session.writing = Writing::Shut;
-                session.in_flight.post(Kind::HalfClose);
-                let token = self.token(Kind::HalfClose, slot);
-                self.driver.half_close(token);
+            Life::Open if marks.half_close && session.writing == Writing::Idle => {
+                if self.may_send(slot, false) {
+                    self.post_half_close(slot);
+                }
             }
             _ => {}
         }
+    }
+
+    /// The same, of a session that has waited for a place and has it now. Whether it made use of
+    /// it.
+    pub(super) fn write_in_turn(&mut self, slot: u32) -> bool {
+        let session = self.core.table.get(slot);
+        if session.marks.short {
+            // It comes again when that is over.
+            return false;
+        }
+        if session.outbox.is_empty() {
+            self.post_half_close(slot);
+        } else {
+            self.post_send(slot);
+            self.core.watch_drain(slot, 0);
+        }
+        true
     }
 
     fn post_send(&mut self, slot: u32) {
         let session = self.core.table.get(slot);
         let count = session.outbox.spans(&self.core.links, &mut self.spans);
         session.writing = Writing::Sending;
-        session.in_flight.post(Kind::Send);
         let at_once = !session.marks.blocked;
-        let token = self.token(Kind::Send, slot);
+        let token = self.begin_operation(Kind::Send, slot);
         self.driver.send(token, &self.spans[..count], at_once);
+    }
+
+    fn post_half_close(&mut self, slot: u32) {
+        self.core.table.get(slot).writing = Writing::Shut;
+        let token = self.begin_operation(Kind::HalfClose, slot);
+        self.driver.half_close(token);
     }
 
     /// A send completed.

@@ -183,6 +183,11 @@ impl SimDriver {
         }
     }
 
+    /// Operations that were posted and have not completed, closes and aborts not counted.
+    pub fn in_flight_but_closes(&self) -> usize {
+        self.rules.in_flight - self.rules.closes
+    }
+
     /// Wakes it at a time of the virtual clock.
     pub fn wake_at(&self, time: Nanos) {
         self.kernel.borrow_mut().schedule(time, Event::Wake(self.id));

@@ -49,8 +49,9 @@ pub(super) struct Rules {
     blocks: Vec<Block>,
     block_bytes: u32,
     handed: [Option<Token>; MAX_HANDED as usize],
-    /// Operations in flight.
+    /// Operations in flight, and how many of them are closes.
     pub(super) in_flight: usize,
+    pub(super) closes: usize,
     /// Leases that the driver holds.
     pub(super) lent: usize,
     /// Slots that are not empty.
@@ -74,6 +75,7 @@ impl Rules {
             block_bytes: memory.block_bytes() as u32,
             handed: [None; MAX_HANDED as usize],
             in_flight: 0,
+            closes: 0,
             lent: 0,
             occupied: 0,
         }
@@ -214,6 +216,7 @@ impl Rules {
         }
         self.post(token, Kind::Close, "close", &[View::Open, View::Opening]);
         self.slot(token).view = View::Closing;
+        self.closes += 1;
     }
 
     /// A block comes back otherwise than in the completion of an operation in flight.
@@ -250,6 +253,7 @@ impl Rules {
             return false;
         }
         self.in_flight -= 1;
+        self.closes -= usize::from(token.kind() == Kind::Close);
         if token.kind() == Kind::HandOver {
             let own = self.handed[token.slot() as usize].take();
             assert_eq!(own, Some(token), "an accept completed that is not in flight");

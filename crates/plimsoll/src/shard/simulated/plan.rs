@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::budget::{Limits, WhenFull};
+use crate::driver::MAX_HANDED;
 use crate::driver::sim::random::Random;
 use crate::driver::sim::{SimOptions, SimSystem};
 use crate::shard::Profile;
@@ -53,7 +54,7 @@ impl Plan {
             chatty: !calm && random.chance(500_000),
             options: options(&mut random, seed, calm),
             profile,
-            limits: limits(&mut random, calm, shards, slots - outgoing),
+            limits: limits(&mut random, calm, shards, slots, outgoing),
             shards,
             slots,
             outgoing,
@@ -94,9 +95,9 @@ fn options(random: &mut Random, seed: u64, calm: bool) -> SimOptions {
     options
 }
 
-fn limits(random: &mut Random, calm: bool, shards: usize, slots: u32) -> Limits {
+fn limits(random: &mut Random, calm: bool, shards: usize, slots: u32, outgoing: u32) -> Limits {
     // As the server plans it: every permit finds a slot.
-    let most = shards as u32 * slots;
+    let most = shards as u32 * (slots - outgoing);
     let mut limits = Limits {
         max_connections: random.within(u64::from(most).div_ceil(2), u64::from(most)) as u32,
         outbox_low: 1000,
@@ -117,6 +118,8 @@ fn limits(random: &mut Random, calm: bool, shards: usize, slots: u32) -> Limits 
     limits.drain_rate = at_times(3_000).map(|rate| rate as u32);
     limits.pinned_bytes = at_times(40).map(|blocks| (blocks as usize).max(shards) * 4096);
     limits.service_set = at_times(u64::from(most)).map(|set| (set as u32).max(shards as u32));
+    let sends = at_times(4).map(|sends| 2 * shards as u32 + sends as u32);
+    limits.max_operations = sends.map(|sends| shards as u32 * slots + MAX_HANDED + sends);
     limits.service_time = Duration::from_millis(random.within(1, 300));
     limits.when_full = match random.below(3) {
         0 => WhenFull::Reset,

@@ -22,6 +22,7 @@ use crate::driver::{Driver, Nanos};
 use crate::mailbox::{HandOver, Mail, Mailbox, Remote};
 use crate::metrics::{AllCounters, Counters, Metrics};
 use crate::monitor::{Gauge, Pressure};
+use crate::shard::operations::Operations;
 use crate::shard::{Link, Parts, Profile, Shard};
 
 const BLOCK: usize = 4096;
@@ -31,6 +32,9 @@ const REST: u32 = 50_000;
 
 /// As many turns without a pause empty a full mailbox, and fire all timers, several times over.
 const HOT: u32 = 200;
+
+/// The accounts are reconciled after so many steps.
+const STEPS_PER_AUDIT: u64 = 256;
 
 /// The most shards that a plan has.
 const SHARDS_MOST: usize = 4;
@@ -154,12 +158,23 @@ impl Ship {
                 self.ask_to_drain();
             }
             done += u64::from(self.step());
+            if done.is_multiple_of(STEPS_PER_AUDIT) {
+                self.audit();
+            }
+        }
+    }
+
+    /// The accounts agree with what is there.
+    fn audit(&mut self) {
+        for (shard, _) in &mut self.shards {
+            shard.audit().expect("the accounts agree with what is there");
         }
     }
 
     fn step(&mut self) -> bool {
         let taken = self.ledger.taken();
         assert!(taken <= self.plan.limits.max_connections, "{taken} permits");
+        self.check_operations();
         match self.random.below(32) {
             0..8 => {
                 let number = self.random.below(self.shards.len() as u64) as usize;
@@ -172,6 +187,15 @@ impl Ship {
             13..15 => self.board(),
             _ => self.act(),
         }
+    }
+
+    /// No limit on operations is ever passed, in the kernel's eyes.
+    fn check_operations(&mut self) {
+        let Some(most) = self.plan.limits.max_operations else { return };
+        let drivers =
+            self.shards.iter_mut().map(|(shard, _)| shard.driver().in_flight_but_closes());
+        let found: usize = drivers.sum();
+        assert!(found <= most as usize, "{found} operations in flight, {most} may be");
     }
 
     pub(super) fn turn(&mut self, number: usize) {
@@ -313,6 +337,9 @@ impl Ship {
             assert_eq!(shard.settle_accounts(), 0, "blocks");
             assert_eq!(shard.driver().holdings(), SimHoldings::default());
             assert_eq!(shard.provided, 0, "blocks lent to streams");
+            let places = self.plan.limits.sends_in_flight(self.plan.shards as u32, self.plan.slots);
+            let at_rest = |it: &Operations| places.is_some_and(|places| it.is_at_rest(places));
+            assert!(shard.operations.as_ref().is_none_or(at_rest), "{:?}", shard.operations);
             let core = &shard.core;
             assert_eq!((core.table.used(), core.open), (0, 0), "sessions");
             assert_eq!(core.outgoing_left, self.plan.outgoing, "places for connections of ours");
