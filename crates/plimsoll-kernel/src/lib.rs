@@ -48,7 +48,7 @@
 //!
 //! # Other systems
 //!
-//! The crate compiles everywhere. Where a figure has no known source, the
+//! The crate compiles everywhere. On Windows [`watch`] reads the machine's memory. Where a figure has no known source, the
 //! function returns [`Error::Unknown`], and what is optional is `None`.
 
 pub mod cgroup;

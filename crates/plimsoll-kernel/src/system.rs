@@ -12,6 +12,21 @@ pub(crate) fn page_size() -> Option<u64> {
     None
 }
 
+/// The machine's physical memory on Windows: bytes to be had, and bytes in all
+/// (`GlobalMemoryStatusEx`, `ullAvailPhys` and `ullTotalPhys`). Some microseconds, no allocation.
+#[cfg(windows)]
+#[allow(unsafe_code, reason = "one system call that fills a structure")]
+pub(crate) fn physical_memory() -> Option<(u64, u64)> {
+    use windows_sys::Win32::System::SystemInformation::{GlobalMemoryStatusEx, MEMORYSTATUSEX};
+
+    let mut status =
+        MEMORYSTATUSEX { dwLength: size_of::<MEMORYSTATUSEX>() as u32, ..Default::default() };
+    // SAFETY: the call writes one structure, of the length that it says, through the pointer, which
+    // is to a live local; it keeps nothing.
+    let told = unsafe { GlobalMemoryStatusEx(&raw mut status) } != 0;
+    told.then_some((status.ullAvailPhys, status.ullTotalPhys))
+}
+
 /// Ticks per second in which `/proc/PID/stat` counts CPU time (`USER_HZ`).
 pub(crate) fn clock_ticks_per_second() -> u64 {
     #[cfg(target_os = "linux")]

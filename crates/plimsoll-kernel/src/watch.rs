@@ -12,7 +12,7 @@
 //! | [`Readings::group_tcp`] | v1 `memory.kmem.tcp.limit_in_bytes`, `memory.kmem.tcp.usage_in_bytes` |
 //! | [`Readings::group_oom`] | v2 `memory.events`, v1 `memory.oom_control` |
 //! | [`Readings::stalls`] | v2 `memory.pressure`; `/proc/pressure/memory` |
-//! | [`Readings::system_memory`] | `/proc/meminfo` |
+//! | [`Readings::system_memory`] | `/proc/meminfo`; on Windows `GlobalMemoryStatusEx` |
 //! | [`Readings::files`] | `fs.file-nr` |
 //!
 //! The group is the one that the process lives in when the watch is opened; limits that are changed
@@ -96,7 +96,8 @@ pub struct Readings {
     pub group_oom: Option<u64>,
     /// Time lost in waiting for memory.
     pub stalls: Option<MemoryStalls>,
-    /// Memory of the machine: all that is not `MemAvailable`, against `MemTotal`.
+    /// Memory of the machine: all that is not `MemAvailable`, against `MemTotal`. On Windows all
+    /// that is not `ullAvailPhys`, against `ullTotalPhys`.
     pub system_memory: Option<Usage>,
     /// Open files of the machine, against `fs.file-max`.
     pub files: Option<Usage>,
@@ -147,7 +148,7 @@ const BUFFER: usize = 16 << 10;
 
 impl Watch {
     /// Opens what there is. Some 15 files, kept open; about 0.3 ms. On systems other than Linux
-    /// there is nothing to read.
+    /// there is nothing to open; Windows tells its memory by a call.
     pub fn open() -> Self {
         let membership = source::read_optional("/proc/self/cgroup").unwrap_or_default();
         let mounts = source::read_optional("/proc/self/mountinfo").unwrap_or_default();
@@ -191,10 +192,10 @@ impl Watch {
         let buffer = &mut self.buffer;
         let mut readings = Readings {
             tcp: tcp(self.sockstat.as_ref(), self.tcp_mem.as_ref(), buffer),
-            system_memory: self
-                .meminfo
-                .as_ref()
-                .and_then(|file| system_memory(text(file, buffer)?)),
+            system_memory: match &self.meminfo {
+                Some(file) => text(file, buffer).and_then(system_memory),
+                None => physical_memory(),
+            },
             files: self.file_nr.as_ref().and_then(|file| {
                 // The number in the middle is 0 since Linux 2.6.
                 let [used, _, limit] = source::numbers(text(file, buffer)?)?;
@@ -309,6 +310,18 @@ fn system_memory(text: &str) -> Option<Usage> {
     let (limit, available) = (bytes("MemTotal")?, bytes("MemAvailable")?);
     // What is available is what the caches would give up too: nothing is left to be deducted.
     Some(Usage { used: limit.saturating_sub(available), limit, reclaimable: 0 })
+}
+
+/// Windows has no such file, and a call.
+#[cfg(windows)]
+fn physical_memory() -> Option<Usage> {
+    let (available, limit) = crate::system::physical_memory()?;
+    Some(Usage { used: limit.saturating_sub(available), limit, reclaimable: 0 })
+}
+
+#[cfg(not(windows))]
+fn physical_memory() -> Option<Usage> {
+    None
 }
 
 fn open(path: &Path) -> Option<File> {

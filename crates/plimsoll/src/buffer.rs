@@ -27,13 +27,13 @@ use std::num::NonZeroU32;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use rustix::mm::MapFlags;
+mod mapping;
 
 /// The size of a page of this system, in bytes: 4,096 on most, 16,384 on some.
 ///
-/// Asked of the system once (`sysconf(_SC_PAGESIZE)`), then O(1).
+/// Asked of the system once (`sysconf(_SC_PAGESIZE)`, `GetSystemInfo`), then O(1).
 pub fn page_bytes() -> usize {
-    rustix::param::page_size()
+    mapping::page_bytes()
 }
 
 /// The right to one block of an arena. Four bytes, and so is an `Option` of it.
@@ -100,30 +100,12 @@ unsafe impl Send for Memory {}
 // only `copy_span` and `copy_out` do, for the holder of the lease.
 unsafe impl Sync for Memory {}
 
-/// A mapping whose pages are no one's until they are touched. FreeBSD's are so without a flag.
-#[cfg(not(target_os = "freebsd"))]
-const UNRESERVED: MapFlags = MapFlags::PRIVATE.union(MapFlags::NORESERVE);
-#[cfg(target_os = "freebsd")]
-const UNRESERVED: MapFlags = MapFlags::PRIVATE;
-
 impl Memory {
     fn map(blocks: u32, block_bytes: usize) -> io::Result<Self> {
-        use rustix::mm::{ProtFlags, mmap_anonymous};
         let bytes = (blocks as usize)
             .checked_mul(block_bytes)
             .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        // SAFETY: a new private anonymous mapping at an address of the kernel's choice touches no
-        // memory that exists.
-        let start = unsafe {
-            mmap_anonymous(
-                std::ptr::null_mut(),
-                bytes.max(page_bytes()),
-                ProtFlags::READ | ProtFlags::WRITE,
-                UNRESERVED,
-            )?
-        };
-        let start = NonNull::new(start.cast::<u8>())
-            .ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let start = mapping::map(bytes.max(page_bytes()))?;
         Ok(Self { start, blocks, block_bytes })
     }
 
@@ -172,25 +154,13 @@ impl Memory {
         unsafe { std::ptr::copy_nonoverlapping(start.as_ptr(), into.as_mut_ptr(), len) };
     }
 
-    /// Elsewhere no call gives pages back for certain: the block stays as it is.
-    #[cfg(not(target_os = "linux"))]
-    #[expect(clippy::unused_self, reason = "as on Linux")]
-    fn forget(&self, _: &Lease) {}
-
-    /// Gives a block's pages back to the system: it reads as zeroes from now on.
-    #[cfg(target_os = "linux")]
+    /// Gives a block's pages back to the system, where that can be: on Linux, where it reads as
+    /// zeroes from now on.
     fn forget(&self, lease: &Lease) {
         let start = self.start_of(lease.block());
-        // SAFETY: the block is whole pages inside the mapping, which is private and anonymous: its
-        // contents become zeroes, which is initialised memory. Nobody refers to them, since the
+        // SAFETY: the block is whole pages inside the mapping. Nobody refers to them, since the
         // caller holds the lease, and drivers give a lease back only when the kernel is done.
-        let _ = unsafe {
-            rustix::mm::madvise(
-                start.as_ptr().cast(),
-                self.block_bytes,
-                rustix::mm::Advice::LinuxDontNeed,
-            )
-        };
+        unsafe { mapping::forget(start, self.block_bytes) };
     }
 
     /// Which bytes of `block` these are; `None` where they lie elsewhere.
@@ -224,7 +194,7 @@ impl Drop for Memory {
         // SAFETY: the mapping was made by `map` with this size, and nothing refers to it: leases
         // only give access together with a borrow of `self`, and drivers that lend blocks to the
         // kernel hold an `Arc` of `self` until the kernel is done.
-        let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), bytes) };
+        unsafe { mapping::unmap(self.start, bytes) };
     }
 }
 
@@ -391,9 +361,12 @@ mod tests {
 
     #[test]
     fn a_block_that_is_not_recycled_comes_back_empty() {
-        for (arena, byte) in
-            [(Arena::new(1, 1).unwrap(), 7), (Arena::new(1, 1).unwrap().without_recycling(), 0)]
-        {
+        // Only Linux gives pages back at once.
+        let forgotten = if cfg!(target_os = "linux") { 0 } else { 7 };
+        for (arena, byte) in [
+            (Arena::new(1, 1).unwrap(), 7),
+            (Arena::new(1, 1).unwrap().without_recycling(), forgotten),
+        ] {
             let mut arena = arena;
             let memory = arena.memory().clone();
             let mut lease = arena.lease().unwrap();

@@ -6,7 +6,9 @@ mod plan;
 #[cfg(unix)]
 mod seats;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
+#[cfg(unix)]
+use std::net::TcpListener;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
