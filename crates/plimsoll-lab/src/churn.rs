@@ -1,16 +1,28 @@
 //! `churn`: connect, echo, disconnect, over and over, in several ways side by side.
 //!
-//! | pool | closes | what the client does |
+//! | client's pool | closes | what the client does |
 //! |---|---|---|
-//! | `off` | `client` | a new socket each time; `close`, which sends FIN: `TIME_WAIT` at the client's end |
-//! | `off` | `client-reset` | a new socket each time; `SO_LINGER` 0 and `close`, which sends RST: no `TIME_WAIT` |
-//! | `on` | `client` | shuts down its half, reads the server's FIN, then `connect(AF_UNSPEC)` and the socket is used again |
-//! | `on` | `client-reset` | `connect(AF_UNSPEC)` at once, which sends RST (`tcp_disconnect`), and the socket is used again |
-//! | `off` | `server` | reads the server's FIN, then `close`: `TIME_WAIT` at the server's end |
-//! | `on` | `server` | reads the server's FIN, then `connect(AF_UNSPEC)`, whose RST ends the server's `FIN_WAIT_2` |
+//! | off | `client` | a new socket each time; `close`, which sends FIN: `TIME_WAIT` at the client's end |
+//! | off | `client-reset` | a new socket each time; `SO_LINGER` 0 and `close`, which sends RST: no `TIME_WAIT` |
+//! | on | `client` | shuts down its half, reads the server's FIN, then `connect(AF_UNSPEC)` and the socket is used again |
+//! | on | `client-reset` | `connect(AF_UNSPEC)` at once, which sends RST (`tcp_disconnect`), and the socket is used again |
+//! | off | `server` | reads the server's FIN, then `close`: `TIME_WAIT` at the server's end |
+//! | on | `server` | reads the server's FIN, then `connect(AF_UNSPEC)`, whose RST ends the server's `FIN_WAIT_2` |
 //!
-//! The pool is the client's: Linux has no `DisconnectEx`, and a server's accepted sockets cannot be
-//! used again. A server with a pool of its own is measured as the target.
+//! The embedded server is run with its pools and without (`serve --pool`): recycled buffers, and
+//! entries of a descriptor table made ahead, against buffers whose pages go back to the system and
+//! a new descriptor for each connection. (A server's accepted socket itself cannot be used again on
+//! Linux, which has no `DisconnectEx`.) So a variant's `pool` is one of three, each of which differs
+//! from the next in one thing:
+//!
+//! | `pool` | client's sockets | server |
+//! |---|---|---|
+//! | `off` | new | `--pool off` |
+//! | `server` | new | `--pool on` |
+//! | `on` | used again | `--pool on` |
+//!
+//! A target's own pool is as it was set, and does not say what it took from it: there `pool` is the
+//! client's alone, `off` or `on`.
 //!
 //! # How it is measured
 //!
@@ -25,13 +37,15 @@
 //! another's ports, and so that they can be told apart. Other targets have one source address,
 //! and `EADDRNOTAVAIL` is counted when its ports are gone.
 //!
-//! Servers that close first are rare among echo servers: those variants, and all if there is no
-//! target, run against a small epoll server on a thread of this process, whose CPU time is its
-//! thread's. Processor time of interrupts is not charged to it reliably.
+//! The servers are processes of their own, one of each kind, up at the same time; each has one shard,
+//! as the client has one thread. Targets that close first are rare among echo servers: those
+//! variants run against the embedded servers, unless
+//! [`target_closes_first`](Options::target_closes_first) says otherwise. Processor time of
+//! interrupts is not charged to a server reliably.
 
 mod client;
 mod explain;
-mod server;
+mod servers;
 mod watch;
 
 use std::collections::BTreeMap;
@@ -45,17 +59,17 @@ use crate::{Error, Lab, Result, units};
 pub(crate) use explain::quartiles;
 
 use client::{Client, Turn};
-use server::Server;
+use servers::{Place, Servers};
 use watch::Watch;
 
 /// Which pools to run.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Pool {
-    /// Sockets are used again.
+    /// Client and server recycle.
     On,
-    /// A new socket for each connection.
+    /// Neither does.
     Off,
-    /// Both, side by side.
+    /// Both, side by side, and the server alone between them.
     #[default]
     Both,
 }
@@ -75,7 +89,7 @@ pub enum Closes {
 /// What to run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// An echo server; `None` for the lab's own small one.
+    /// An echo server; `None` for embedded ones, with and without their pools.
     pub target: Option<SocketAddr>,
     /// The target's process, for its CPU time; its children's is counted with it.
     pub server_pid: Option<u32>,
@@ -131,34 +145,53 @@ pub(crate) enum End {
     Server,
 }
 
-/// One row of the table above.
+/// Who recycles what it has used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Recycles {
+    Nobody,
+    Server,
+    Both,
+}
+
+/// One way to run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Variant {
-    pub(crate) pool: bool,
+    pub(crate) recycles: Recycles,
     pub(crate) end: End,
 }
 
 impl Variant {
     fn all(pool: Pool, closes: Closes) -> Vec<Self> {
-        let mut all = Vec::new();
-        for end in [End::Client, End::ClientReset, End::Server] {
-            for with_pool in [false, true] {
-                let pool_asked = match pool {
-                    Pool::Both => true,
-                    Pool::On => with_pool,
-                    Pool::Off => !with_pool,
-                };
-                let end_asked = match closes {
-                    Closes::Both => true,
-                    Closes::Client => end != End::Server,
-                    Closes::Server => end == End::Server,
-                };
-                if pool_asked && end_asked {
-                    all.push(Self { pool: with_pool, end });
-                }
-            }
+        let pools: &[Recycles] = match pool {
+            Pool::Both => &[Recycles::Nobody, Recycles::Server, Recycles::Both],
+            Pool::On => &[Recycles::Both],
+            Pool::Off => &[Recycles::Nobody],
+        };
+        let ends: &[End] = match closes {
+            Closes::Both => &[End::Client, End::ClientReset, End::Server],
+            Closes::Client => &[End::Client, End::ClientReset],
+            Closes::Server => &[End::Server],
+        };
+        let of = |end: &End| pools.iter().map(|recycles| (*recycles, *end)).collect::<Vec<_>>();
+        ends.iter().flat_map(of).map(|(recycles, end)| Self { recycles, end }).collect()
+    }
+
+    /// Whether the client uses its sockets again.
+    pub(crate) fn client_recycles(self) -> bool {
+        self.recycles == Recycles::Both
+    }
+
+    /// Whether the embedded server uses its pools.
+    pub(crate) fn server_recycles(self) -> bool {
+        self.recycles != Recycles::Nobody
+    }
+
+    fn pool(self) -> &'static str {
+        match self.recycles {
+            Recycles::Nobody => "off",
+            Recycles::Server => "server",
+            Recycles::Both => "on",
         }
-        all
     }
 
     fn closes(self) -> &'static str {
@@ -174,8 +207,8 @@ impl Variant {
 struct Runner {
     variant: Variant,
     address: SocketAddr,
-    /// Runs against the lab's own server.
-    own: bool,
+    /// The embedded server it runs against; `None`: the target.
+    server: Option<Place>,
     watch: Watch,
     turns: Vec<Turn>,
 }
@@ -191,11 +224,8 @@ struct Runner {
 pub fn run(lab: &Lab, options: &Options) -> Result<(Churn, bool)> {
     check(options)?;
     crate::sys::raise_descriptor_limit();
-    let server = Server::start(options.size)?;
-    let mut runners = runners(options, &server)?;
-    for runner in &runners {
-        client::try_once(runner.address, runner.variant, options)?;
-    }
+    let mut servers = Servers::default();
+    let mut runners = runners(lab, options, &mut servers)?;
     let sweeps = sweeps(options.duration, runners.len());
     let turn = options.duration / (sweeps * runners.len() as u32);
     let mut order: Vec<usize> = (0..runners.len()).collect();
@@ -210,7 +240,7 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Churn, bool)> {
                 break 'sweeps;
             }
             let runner = &mut runners[index];
-            take_turn(runner, options, &server, turn, sweep)?;
+            take_turn(runner, options, &servers, turn, sweep)?;
             runner.watch.sample(start.elapsed())?;
         }
         let line = format!("churn: {} variants side by side", runners.len());
@@ -220,9 +250,8 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Churn, bool)> {
     for runner in &mut runners {
         runner.watch.sample(start.elapsed())?;
     }
-    let target = options.target;
     let variants: Vec<_> = runners.iter().map(|runner| summarise(runner, options)).collect();
-    let explanation = explain::explain(&variants, target.is_some());
+    let explanation = explain::explain(&variants);
     Ok((Churn { variants, explanation }, partial))
 }
 
@@ -233,7 +262,7 @@ pub fn render_text(result: &Churn) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         out,
-        "{:<4} {:<13} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>11} {:>11}",
+        "{:<6} {:<13} {:>9} {:>9} {:>7} {:>8} {:>8} {:>7} {:>11} {:>11}",
         "pool",
         "closes first",
         "cycles/s",
@@ -251,7 +280,7 @@ pub fn render_text(result: &Churn) -> String {
         let whole = |value: Option<u64>| value.map_or("–".to_owned(), units::count);
         let _ = writeln!(
             out,
-            "{:<4} {:<13} {:>9} {:>9} {:>8} {:>8} {:>8} {:>8} {:>11} {:>11}",
+            "{:<6} {:<13} {:>9} {:>9} {:>7} {:>8} {:>8} {:>7} {:>11} {:>11}",
             row.pool,
             row.closes,
             units::number(row.cycles_per_second),
@@ -298,25 +327,31 @@ fn check(options: &Options) -> Result<()> {
     Ok(())
 }
 
-fn runners(options: &Options, server: &Server) -> Result<Vec<Runner>> {
+/// The variants that can be, each tried once, with their servers running.
+fn runners(lab: &Lab, options: &Options, servers: &mut Servers) -> Result<Vec<Runner>> {
     let mut runners = Vec::new();
-    for (index, variant) in Variant::all(options.pool, options.closes).into_iter().enumerate() {
-        let fits = options.target_closes_first == (variant.end == End::Server);
-        let (address, own) = match options.target {
-            Some(_) if options.target_closes_first && !fits => continue,
-            Some(target) if fits => (target, false),
-            _ if variant.end == End::Server => (server.closing, true),
-            _ => (server.echoing, true),
+    // The target first: where nothing answers there, no server need be started.
+    let mut all = Variant::all(options.pool, options.closes);
+    all.sort_by_key(|variant| !of_target(*variant, options));
+    for variant in all {
+        let (address, server) = match options.target {
+            Some(target) if of_target(variant, options) => {
+                if variant.recycles == Recycles::Server {
+                    continue;
+                }
+                (target, None)
+            }
+            Some(_) if options.target_closes_first => continue,
+            _ => {
+                let place = servers.of(lab, variant, options)?;
+                (servers.address(place), Some(place))
+            }
         };
+        client::try_once(address, variant, options)?;
         // Far from 127.0.0.1, where other experiments take their sources from.
-        let network = client::is_loopback(address).then_some(100 + index as u8);
-        runners.push(Runner {
-            variant,
-            address,
-            own,
-            watch: Watch::new(address.port(), network),
-            turns: Vec::new(),
-        });
+        let network = client::is_loopback(address).then_some(100 + runners.len() as u8);
+        let watch = Watch::new(address.port(), network);
+        runners.push(Runner { variant, address, server, watch, turns: Vec::new() });
     }
     if runners.is_empty() {
         return Err(Error::usage(
@@ -327,6 +362,11 @@ fn runners(options: &Options, server: &Server) -> Result<Vec<Runner>> {
     Ok(runners)
 }
 
+/// Whether a variant runs against the target.
+fn of_target(variant: Variant, options: &Options) -> bool {
+    options.target.is_some() && options.target_closes_first == (variant.end == End::Server)
+}
+
 fn sweeps(duration: Duration, variants: usize) -> u32 {
     let turns = duration.as_secs_f64() / TURN.as_secs_f64() / variants as f64;
     (turns.round() as u32).max(SWEEPS_MIN)
@@ -335,16 +375,18 @@ fn sweeps(duration: Duration, variants: usize) -> u32 {
 fn take_turn(
     runner: &mut Runner,
     options: &Options,
-    server: &Server,
+    servers: &Servers,
     length: Duration,
     sweep: u32,
 ) -> Result<()> {
-    let cpu = || match (runner.own, options.server_pid) {
-        (true, _) => server.cpu_time(),
-        (false, Some(pid)) => crate::family::cpu_time(pid),
-        (false, None) => None,
+    let cpu = || match (runner.server, options.server_pid) {
+        (Some(place), _) => servers.cpu_time(place),
+        (None, Some(pid)) => crate::family::cpu_time(pid),
+        (None, None) => None,
     };
+    let pools = || servers.pools(runner.server?);
     runner.watch.begin()?;
+    let pools_before = pools();
     let before = cpu();
     let mut client =
         Client::new(runner.address, runner.variant, options, runner.watch.network(), sweep);
@@ -352,6 +394,7 @@ fn take_turn(
     drop(client);
     std::thread::sleep(SETTLE);
     turn.server_cpu = before.zip(cpu()).map(|(before, after)| after.saturating_sub(before));
+    turn.server_pools = servers::growth(pools_before, pools());
     runner.turns.push(turn);
     Ok(())
 }
@@ -376,8 +419,10 @@ fn summarise(runner: &Runner, options: &Options) -> ChurnVariant {
         let means: Vec<f64> = turns.iter().filter_map(|turn| turn.parts[part].mean_us()).collect();
         parts_mean_us.extend(median(&means).map(|value| ((*name).to_owned(), value)));
     }
+    let server_pools = server_pools(turns);
+    let of_pools = |ending| server_pools.as_ref().map(|pools| servers::sum(pools, ending));
     ChurnVariant {
-        pool: if runner.variant.pool { "on" } else { "off" }.to_owned(),
+        pool: runner.variant.pool().to_owned(),
         closes: runner.variant.closes().to_owned(),
         cycles_per_second: median(&rates).unwrap_or(0.0),
         turns: rates,
@@ -392,11 +437,26 @@ fn summarise(runner: &Runner, options: &Options) -> ChurnVariant {
         parts_us,
         time_wait_samples: runner.watch.samples.clone(),
         parts_mean_us,
-        server: if runner.own { "lab".to_owned() } else { runner.address.to_string() },
+        server: match runner.server {
+            Some(_) => explain::EMBEDDED.to_owned(),
+            None => runner.address.to_string(),
+        },
         size: options.size as u64,
-        server_pool_hits: None,
-        server_pool_misses: None,
+        server_pool_hits: of_pools("_hits"),
+        server_pool_misses: of_pools("_misses"),
+        server_pools,
     }
+}
+
+/// The sum over turns, of each figure; `None` where a turn has none.
+fn server_pools(turns: &[Turn]) -> Option<BTreeMap<String, u64>> {
+    let mut sum = BTreeMap::new();
+    for turn in turns {
+        for (name, count) in turn.server_pools.as_ref()? {
+            *sum.entry(name.clone()).or_insert(0) += count;
+        }
+    }
+    (!turns.is_empty()).then_some(sum)
 }
 
 /// Fisher–Yates with xorshift64; the order need only not repeat.
@@ -415,9 +475,9 @@ mod tests {
 
     #[test]
     fn the_variants_are_those_asked_for() {
-        assert_eq!(Variant::all(Pool::Both, Closes::Both).len(), 6);
+        assert_eq!(Variant::all(Pool::Both, Closes::Both).len(), 9);
         let one = Variant::all(Pool::On, Closes::Server);
-        assert_eq!(one, [Variant { pool: true, end: End::Server }]);
+        assert_eq!(one, [Variant { recycles: Recycles::Both, end: End::Server }]);
         assert_eq!(Variant::all(Pool::Off, Closes::Client).len(), 2);
     }
 

@@ -1,12 +1,14 @@
 //! The embedded server: `plimsoll serve` as a child process, so that its memory and its descriptors
 //! are its own.
 
-use std::collections::VecDeque;
+mod figures;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::io::{BufRead as _, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::mpsc::channel;
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -35,6 +37,12 @@ pub struct Options {
     pub shards: Option<usize>,
     /// The limit on connections.
     pub max_connections: Option<u64>,
+    /// Whether it recycles what it can.
+    pub pool: Option<bool>,
+    /// It closes each connection once it has sent back so many bytes; `None`: the clients close.
+    pub close_after: Option<u64>,
+    /// Whether it can be asked for its [`figures`](Embedded::figures).
+    pub metrics: bool,
     /// Further arguments of `plimsoll serve`, as they are.
     pub arguments: Vec<OsString>,
 }
@@ -54,6 +62,9 @@ impl Options {
         flag("--driver", self.driver.clone());
         flag("--shards", self.shards.map(|n| n.to_string()));
         flag("--max-connections", self.max_connections.map(|n| n.to_string()));
+        flag("--pool", self.pool.map(|on| if on { "on" } else { "off" }.to_owned()));
+        flag("--close-after", self.close_after.map(|n| n.to_string()));
+        flag("--metrics", self.metrics.then(|| "127.0.0.1:0".to_owned()));
         all.extend(self.arguments.iter().cloned());
         all
     }
@@ -66,12 +77,13 @@ impl Options {
 pub struct Embedded {
     child: Child,
     address: SocketAddr,
+    metrics: Option<SocketAddr>,
     last_lines: Arc<Mutex<VecDeque<String>>>,
 }
 
 impl Embedded {
-    /// Starts it, and waits for the line `listening ADDRESS` on its stdout. Its soft limit on
-    /// descriptors is raised to the hard one.
+    /// Starts it, and waits for the line `listening ADDRESS` on its stdout, and for `metrics ADDRESS`
+    /// where they were asked for. Its soft limit on descriptors is raised to the hard one.
     ///
     /// # Errors
     /// [`Error::Machine`] when it cannot be started, ends, or does not listen within 20 s, with the
@@ -96,23 +108,20 @@ impl Embedded {
         let last_lines = Arc::new(Mutex::new(VecDeque::new()));
         let kept = Arc::clone(&last_lines);
         std::thread::spawn(move || keep_lines(stderr, &kept));
-        let (sender, listening) = channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(std::result::Result::ok) {
-                let address =
-                    line.strip_prefix("listening ").and_then(|rest| rest.trim().parse().ok());
-                if let Some(address) = address {
-                    // Nobody waits any more after the first.
-                    let _ = sender.send(address);
-                }
-            }
-        });
+        let said = lines_of(stdout);
         let unspecified = SocketAddr::from(([0, 0, 0, 0], 0));
-        let mut server = Self { child, address: unspecified, last_lines };
-        match listening.recv_timeout(START_PATIENCE) {
-            Ok(address) => server.address = address,
-            // stdout ended or stayed silent: it has failed, or will not listen.
-            Err(_) => return Err(server.failed()),
+        let mut server = Self { child, address: unspecified, metrics: None, last_lines };
+        // Where its stdout ended or stayed silent it has failed, or will not listen.
+        let deadline = Instant::now() + START_PATIENCE;
+        match address_in(&said, "listening ", deadline) {
+            Some(address) => server.address = address,
+            None => return Err(server.failed()),
+        }
+        if options.metrics {
+            server.metrics = address_in(&said, "metrics ", deadline);
+            if server.metrics.is_none() {
+                return Err(server.failed());
+            }
         }
         Ok(server)
     }
@@ -125,6 +134,13 @@ impl Embedded {
     /// Its process.
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// What it says of itself, by name (`accepted`, `slot_hits`, …); a figure by reason or the like
+    /// is left out. Costs one HTTP request. `None` where it was started without
+    /// [`Options::metrics`], or does not answer within 2 s.
+    pub fn figures(&self) -> Option<BTreeMap<String, u64>> {
+        figures::read(self.metrics?).ok()
     }
 
     /// How it ended, if it has.
@@ -187,6 +203,30 @@ impl Embedded {
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.end();
+    }
+}
+
+/// The lines of a server's stdout, which is read to its end so that it never blocks there.
+fn lines_of(stdout: impl Read + Send + 'static) -> Receiver<String> {
+    let (sender, said) = channel();
+    std::thread::spawn(move || {
+        for line in BufReader::new(stdout).lines().map_while(std::result::Result::ok) {
+            // Nobody waits any more once it has started.
+            let _ = sender.send(line);
+        }
+    });
+    said
+}
+
+/// The address in the next line that begins so.
+fn address_in(said: &Receiver<String>, prefix: &str, deadline: Instant) -> Option<SocketAddr> {
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let line = said.recv_timeout(left).ok()?;
+        let address = line.strip_prefix(prefix).and_then(|rest| rest.trim().parse().ok());
+        if address.is_some() {
+            return address;
+        }
     }
 }
 

@@ -378,7 +378,8 @@ pub struct Churn {
 /// Connect–echo–disconnect, one way.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct ChurnVariant {
-    /// Whether sockets were reused: `on` or `off`.
+    /// Who recycles: `on` (the client its sockets, and the embedded server what it can), `server`
+    /// (the embedded server alone), `off` (nobody). Against a target: whether the client does.
     pub pool: String,
     /// Who closes first: `client` or `server`; with how: `client-reset`.
     pub closes: String,
@@ -398,9 +399,9 @@ pub struct ChurnVariant {
     pub time_wait_server: Option<u64>,
     /// Most TIME_WAIT sockets seen on the client's end.
     pub time_wait_client: Option<u64>,
-    /// Sockets taken from the pool.
+    /// Sockets that the client took from its pool.
     pub pool_hits: u64,
-    /// Sockets that had to be made.
+    /// Sockets that the client had to make for want of one in its pool.
     pub pool_misses: u64,
     /// Median time of each part of a cycle: `connect`, `echo`, `disconnect`.
     pub parts_us: BTreeMap<String, f64>,
@@ -410,18 +411,23 @@ pub struct ChurnVariant {
     /// add up to the time of its cycles.
     #[serde(default)]
     pub parts_mean_us: BTreeMap<String, f64>,
-    /// What it ran against: the target's address, or `lab` for the lab's own small server.
+    /// What it ran against: the target's address, or `embedded`.
     #[serde(default)]
     pub server: String,
     /// Bytes of each message.
     #[serde(default)]
     pub size: u64,
-    /// Sockets the server took from its own pool, where it says so.
+    /// What the server took ready from the pools that `serve --pool` governs, as it says itself:
+    /// buffers, and sockets where it keeps them. `null` for a target.
     #[serde(default)]
     pub server_pool_hits: Option<u64>,
-    /// Sockets the server had to make, where it says so.
+    /// What it had to make or to fault in anew instead. `null` for a target.
     #[serde(default)]
     pub server_pool_misses: Option<u64>,
+    /// Each of the server's figures of that kind by its name at `serve --metrics`, over this
+    /// variant's turns: `block_hits`, `slot_hits`, `slot_misses`, … `null` for a target.
+    #[serde(default)]
+    pub server_pools: Option<BTreeMap<String, u64>>,
 }
 
 /// Result of `plan`.

@@ -251,7 +251,7 @@ impl Run<'_> {
         self.survey.capacity = self.attempt("capacity", |lab| capacity::run(lab, &options));
     }
 
-    /// Both against one server.
+    /// Both against the target; without one, `churn` against servers of its own.
     fn load_and_churn(&mut self) {
         let curve = self.curve();
         let most = u64::from(curve.last().copied().unwrap_or(1));
@@ -262,7 +262,7 @@ impl Run<'_> {
                     embedded::Options { max_connections: Some(most + 64), ..Default::default() };
                 match self.attempt("load", |lab| Ok((Embedded::start(lab, &how)?, false))) {
                     Some(server) => Some(server),
-                    None => return self.skip("churn", "it runs against the server of `load`"),
+                    None => return self.skip("churn", "the server of `load` did not start"),
                 }
             }
         };
@@ -272,10 +272,10 @@ impl Run<'_> {
             (None, None) => unreachable!("without a target the embedded server was started"),
         };
         self.load(&curve, target, pid);
-        self.churn(target, pid);
         if let Some(server) = server {
             server.stop();
         }
+        self.churn();
     }
 
     /// The numbers of connections of the load curve: no more than were held.
@@ -307,13 +307,13 @@ impl Run<'_> {
         self.survey.load = best.cloned();
     }
 
-    fn churn(&mut self, target: SocketAddr, pid: Option<u32>) {
+    fn churn(&mut self) {
         if self.options.exchange.is_some() {
             return self.skip("churn", "it needs an echo server, and this target speaks otherwise");
         }
         let options = churn::Options {
-            target: Some(target),
-            server_pid: pid,
+            target: self.options.target,
+            server_pid: self.options.server_pid,
             duration: self.time(CHURN_TIME),
             timeout: self.options.timeout,
             ..Default::default()

@@ -247,8 +247,11 @@ impl Arena {
         self.fewest_free = self.fewest_free.min(self.free.len());
         self.leases += 1;
         // Free blocks that were never used lie below all others, in the order of their numbers.
+        // Without recycling a block has lost its pages when it comes back, so that each is a miss.
         if lease.block() >= self.touched {
             self.touched = lease.block() + 1;
+            self.misses += 1;
+        } else if !self.recycles {
             self.misses += 1;
         }
         Some(lease)
@@ -373,6 +376,7 @@ mod tests {
             lease.bytes_mut(&memory).fill(7);
             arena.give_back(lease);
             assert_eq!(arena.lease().unwrap().bytes(&memory)[0], byte);
+            assert_eq!(arena.hits(), u64::from(byte == 7), "pages given up are not there before");
         }
     }
 

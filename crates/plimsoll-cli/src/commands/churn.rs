@@ -13,14 +13,15 @@ use crate::args::{OutputArgs, TargetArgs, TimeoutArgs, duration, size};
 const EXAMPLES: &str = "\
 Examples:
   plimsoll churn
-        all variants side by side, in turns, against the lab's own small server
+        all variants side by side, in turns, against the engine with its pools and without
   plimsoll churn --target 127.0.0.1:7000 --pool both --closes client";
 
 /// Connect, echo, disconnect: with and without reuse of sockets, by who closes first
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Use sockets again, or make a new one for each connection
+    /// Recycle, or make everything anew for each connection: the client its sockets, and the
+    /// embedded server what `serve --pool` says
     #[arg(long, value_enum, default_value_t = PoolArg::Both)]
     pool: PoolArg,
     /// Who closes first
@@ -48,11 +49,11 @@ pub(crate) struct Args {
 /// Which pools.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum PoolArg {
-    /// Sockets are used again
+    /// Client and server recycle
     On,
-    /// A new socket for each connection
+    /// Neither does
     Off,
-    /// Both, side by side
+    /// Both, side by side, and between them the server alone
     Both,
 }
 

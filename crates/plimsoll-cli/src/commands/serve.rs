@@ -8,7 +8,7 @@ use clap::ValueEnum;
 use plimsoll::{Choice, Context, Handler, Profile, Server};
 use plimsoll_lab::{Error, Result};
 
-use crate::args::OutputArgs;
+use crate::args::{self, OutputArgs};
 use crate::config::{Config, LimitArgs};
 use crate::{interrupt, metrics, output};
 
@@ -58,6 +58,10 @@ pub(crate) struct Args {
     /// Never sleep: lowest latency, for a whole processor per shard
     #[arg(long)]
     spin: bool,
+    /// Close each connection once it has been sent back so many bytes: the server closes first
+    /// [default: the client closes]
+    #[arg(long, value_name = "BYTES", value_parser = args::size)]
+    close_after: Option<u64>,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -105,6 +109,28 @@ impl Handler for Echo {
     }
 }
 
+/// Sends back so many bytes of what it receives, and closes then.
+struct EchoThenClose(u64);
+
+/// Bytes sent back on one connection.
+#[derive(Debug, Default)]
+struct Echoed(u64);
+
+impl Handler for EchoThenClose {
+    type State = Echoed;
+
+    fn on_receive(&mut self, cx: &mut Context<'_, Echoed>, bytes: &[u8]) -> usize {
+        let left = self.0.saturating_sub(cx.state().0);
+        let part = bytes.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        cx.state().0 += part as u64;
+        cx.send(&bytes[..part]);
+        if part as u64 == left {
+            cx.close();
+        }
+        bytes.len()
+    }
+}
+
 pub(crate) fn run(args: &Args, output: &OutputArgs) -> Result<u8> {
     if output.json || output.output.is_some() || !output.assertions.is_empty() {
         return Err(Error::usage(
@@ -141,7 +167,11 @@ pub(crate) fn run(args: &Args, output: &OutputArgs) -> Result<u8> {
     // Each connection is a descriptor on epoll, and login shells allow 1,024 by default.
     plimsoll_lab::raise_descriptor_limit();
     let interrupted = interrupt::flag()?;
-    let running = builder.start(|_shard| Echo).map_err(|error| of_engine(&error))?;
+    let running = match args.close_after {
+        None => builder.start(|_shard| Echo),
+        Some(bytes) => builder.start(move |_shard| EchoThenClose(bytes)),
+    }
+    .map_err(|error| of_engine(&error))?;
     if let Some(address) = running.local_addr() {
         output::result(&format!("listening {address}"))?;
     }

@@ -57,6 +57,8 @@ pub(super) struct Turn {
     pub(super) seconds: f64,
     pub(super) client_cpu: Duration,
     pub(super) server_cpu: Option<Duration>,
+    /// What the server took from its pools and had to make, by name.
+    pub(super) server_pools: Option<BTreeMap<String, u64>>,
     pub(super) parts: [Part; 4],
     pub(super) errors: BTreeMap<String, u64>,
     pub(super) hits: u64,
@@ -182,7 +184,7 @@ impl<'a> Client<'a> {
                 socket
             }
             None => {
-                turn.misses += u64::from(self.variant.pool);
+                turn.misses += u64::from(self.variant.client_recycles());
                 self.make(slot)?
             }
         };
@@ -287,7 +289,7 @@ impl<'a> Client<'a> {
 
     /// Ends the connection as the variant says; the socket goes to the pool or is closed.
     fn disconnect(&mut self, socket: Socket) -> Result<(), Failure> {
-        match (self.variant.end, self.variant.pool) {
+        match (self.variant.end, self.variant.client_recycles()) {
             (End::Client, false) | (End::ClientReset, true) => {}
             (End::ClientReset, false) => socket.set_linger(Some(Duration::ZERO))?,
             (End::Client, true) => {
@@ -296,7 +298,7 @@ impl<'a> Client<'a> {
             }
             (End::Server, _) => self.read_end(&socket)?,
         }
-        if self.variant.pool {
+        if self.variant.client_recycles() {
             rustix::net::connect_unspec(&socket)?;
             self.pool.push(socket);
         }

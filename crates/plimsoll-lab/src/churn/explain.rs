@@ -1,5 +1,6 @@
 //! What makes the difference between the variants, in sentences made from the figures.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::accept::median;
@@ -8,33 +9,82 @@ use crate::units;
 
 use super::client::PARTS;
 
-/// One sentence per finding: each pair with and without the pool, who closes first, who is left
-/// with `TIME_WAIT`s, errors, and against what it ran.
-pub(super) fn explain(variants: &[ChurnVariant], has_target: bool) -> Vec<String> {
+/// What [`ChurnVariant::server`] says of an embedded server.
+pub(super) const EMBEDDED: &str = "embedded";
+
+/// One sentence per finding: each pair with and without the pools, what of it is the server's, what
+/// it took from its pools, who closes first, who is left with `TIME_WAIT`s, errors, and against what
+/// it ran.
+pub(super) fn explain(variants: &[ChurnVariant]) -> Vec<String> {
     let mut sentences = Vec::new();
+    let find = |closes: &str, pool: &str| {
+        variants.iter().find(|one| one.closes == closes && one.pool == pool)
+    };
     for closes in ["client", "client-reset", "server"] {
-        let find =
-            |pool: &str| variants.iter().find(|one| one.closes == closes && one.pool == pool);
-        if let (Some(off), Some(on)) = (find("off"), find("on")) {
-            sentences.extend(compare(off, on, "Pool", &format!("{closes} closes")));
+        let (off, on) = (find(closes, "off"), find(closes, "on"));
+        let where_ = format!("{closes} closes");
+        if let (Some(off), Some(on)) = (off, on) {
+            sentences.extend(compare(off, on, "Pool", &where_));
         }
+        if let (Some(off), Some(server)) = (off, find(closes, "server")) {
+            sentences.extend(compare(off, server, "The server's pool alone", &where_));
+        }
+        sentences.extend(pools(closes, off, on));
     }
-    let off = |closes: &str| variants.iter().find(|one| one.closes == closes && one.pool == "off");
-    if let (Some(fin), Some(reset)) = (off("client"), off("client-reset")) {
+    if let (Some(fin), Some(reset)) = (find("client", "off"), find("client-reset", "off")) {
         sentences.extend(compare(fin, reset, "Reset instead of FIN", "pool off"));
     }
     for variant in variants {
-        sentences.extend(time_wait(variant));
+        // The client of `server` is that of `off`, and so are its TIME_WAITs.
+        sentences.extend(time_wait(variant).filter(|_| variant.pool != "server"));
         sentences.extend(errors(variant));
     }
-    if has_target && variants.iter().any(|one| one.server == "lab") {
-        sentences.push(
-            "Variants in which the server closes first ran against the lab's own small server, since the \
-             target leaves closing to its clients: compare them with each other only."
-                .to_owned(),
+    sentences.extend(against(variants));
+    sentences
+}
+
+/// What the servers themselves say of their pools, on and off.
+fn pools(closes: &str, off: Option<&ChurnVariant>, on: Option<&ChurnVariant>) -> Option<String> {
+    let said = |name: &str, variant: Option<&ChurnVariant>| {
+        Some(format!("{name}, {}", taken(variant?.server_pools.as_ref()?)?))
+    };
+    let both: Vec<String> = [said("on", on), said("off", off)].into_iter().flatten().collect();
+    (!both.is_empty()).then(|| {
+        format!(
+            "What the server took was there before ({closes} closes): pool {}.",
+            both.join("; ")
+        )
+    })
+}
+
+/// `41 of 42 blocks, 5 of 5 slots`; `None` where the server names none.
+fn taken(pools: &BTreeMap<String, u64>) -> Option<String> {
+    let kinds: Vec<String> = pools
+        .iter()
+        .filter_map(|(name, hits)| {
+            let kind = name.strip_suffix("_hits")?;
+            let misses = pools.get(&format!("{kind}_misses"))?;
+            Some(format!("{} of {} {kind}s", units::count(*hits), units::count(hits + misses)))
+        })
+        .collect();
+    (!kinds.is_empty()).then(|| kinds.join(", "))
+}
+
+/// What the pool of a target is not, and which variants did not run against it.
+fn against(variants: &[ChurnVariant]) -> Option<String> {
+    let target = variants.iter().find(|one| one.server != EMBEDDED)?;
+    let mut sentence = format!(
+        "Against {} the pool is the client's alone: the server's own is as it was set in every \
+         variant, and what it took from it is not known.",
+        target.server
+    );
+    if variants.iter().any(|one| one.server == EMBEDDED) {
+        sentence.push_str(
+            " Variants in which the server closes first ran against embedded servers, since the \
+             target leaves closing to its clients: compare them with each other only.",
         );
     }
-    sentences
+    Some(sentence)
 }
 
 /// `other` against `base`: the ratio within each sweep, and the part in which most of it lies.
@@ -153,6 +203,8 @@ pub(crate) fn quartiles(values: &[f64]) -> Option<(f64, f64, f64)> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -160,5 +212,43 @@ mod tests {
         assert_eq!(quartiles(&[1.0, 2.0, 3.0, 4.0, 5.0]), Some((2.0, 3.0, 4.0)));
         assert_eq!(quartiles(&[1.0, 2.0]), Some((1.25, 1.5, 1.75)));
         assert_eq!(quartiles(&[]), None);
+    }
+
+    fn variant(pool: &str, server: &str, hits: u64, rate: f64) -> ChurnVariant {
+        let pools = json!({"block_hits": hits, "block_misses": 100 - hits, "stale": 7});
+        let known = server == EMBEDDED;
+        serde_json::from_value(json!({
+            "pool": pool, "closes": "client", "server": server, "cycles_per_second": rate,
+            "turns": [rate, rate * 1.01], "cycles": 100, "errors": {}, "pool_hits": 0,
+            "pool_misses": 0, "parts_us": {}, "time_wait_samples": [],
+            "parts_mean_us": {"socket": 1e6 / rate, "connect": 2.0},
+            "server_cpu_us_per_cycle": if known { json!(1e5 / rate) } else { json!(null) },
+            "server_pools": if known { pools } else { json!(null) },
+        }))
+        .expect("the fields are those of the result")
+    }
+
+    #[test]
+    fn the_servers_share_is_told_apart() {
+        let three = [
+            variant("off", EMBEDDED, 0, 1000.0),
+            variant("server", EMBEDDED, 98, 1100.0),
+            variant("on", EMBEDDED, 99, 2200.0),
+        ];
+        let said = explain(&three).join("\n");
+        assert!(said.contains("Pool (client closes) is faster"), "{said}");
+        assert!(said.contains("The server's pool alone (client closes) is faster"), "{said}");
+        assert!(said.contains("× 1.10 within a sweep"), "{said}");
+        assert!(said.contains("pool on, 99 of 100 blocks; off, 0 of 100 blocks."), "{said}");
+        assert!(!said.contains("Against"), "{said}");
+    }
+
+    #[test]
+    fn of_a_target_the_pool_is_the_clients_alone() {
+        let two =
+            [variant("off", "127.0.0.1:9", 0, 1000.0), variant("on", "127.0.0.1:9", 0, 2000.0)];
+        let said = explain(&two).join("\n");
+        assert!(said.contains("Against 127.0.0.1:9 the pool is the client's alone"), "{said}");
+        assert!(!said.contains("was there before") && !said.contains("embedded"), "{said}");
     }
 }

@@ -405,7 +405,8 @@ pub(super) fn time_wait(result: &Churn) -> Option<Figure> {
                 .collect();
             let peak = points.iter().map(|point| point.1 as u64).max().unwrap_or(0);
             longest = points.iter().map(|point| point.0).fold(longest, f64::max);
-            if peak == 0 || legend.len() >= COLOURS {
+            // Of the server's pool alone the client is that without a pool: the same line.
+            if peak == 0 || legend.len() >= COLOURS || variant.pool == "server" {
                 continue;
             }
             most = most.max(peak);
@@ -452,8 +453,10 @@ fn churn_table(result: &Churn) -> Table {
             "client CPU per cycle",
             "TIME_WAIT, server",
             "TIME_WAIT, client",
-            "pool hits",
-            "pool misses",
+            "client's pool: hits",
+            "misses",
+            "server's pools: hits",
+            "misses",
             "errors",
         ],
     );
@@ -467,6 +470,8 @@ fn churn_table(result: &Churn) -> Table {
             text::known(variant.time_wait_client, text::count),
             text::count(variant.pool_hits),
             text::count(variant.pool_misses),
+            text::known(variant.server_pool_hits, text::count),
+            text::known(variant.server_pool_misses, text::count),
             text::count(variant.errors.values().sum()),
         ]);
     }

@@ -104,7 +104,11 @@ fn churn(survey: &Survey) -> Option<String> {
     let worst =
         variants.iter().min_by(|a, b| a.cycles_per_second.total_cmp(&b.cycles_per_second))?;
     let name = |pool: &str, closes: &str| {
-        let sockets = if pool == "on" { "reused" } else { "new" };
+        let sockets = match pool {
+            "on" => "reused",
+            "server" => "the server's pool, new",
+            _ => "new",
+        };
         match closes {
             "client-reset" => format!("{sockets} sockets, the client resets"),
             _ => format!("{sockets} sockets, the {closes} closes first"),
