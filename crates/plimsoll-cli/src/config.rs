@@ -142,8 +142,8 @@ pub(crate) struct LimitArgs {
     /// `slowest-reader` or `newest` [default: longest-idle]
     #[arg(long, value_name = "WHOM")]
     pub(crate) shed: Option<String>,
-    /// Limits that are counted and not kept, by the reason they end sessions with: first_byte_timeout,
-    /// idle_timeout, message_timeout, outbox_hard, peer_limit, shed, slow_reader [default: none]
+    /// Limits that are counted and not kept: accept_rate, first_byte_timeout, idle_timeout,
+    /// message_timeout, outbox_hard, peer_limit, service_set, shed, slow_reader [default: none]
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     pub(crate) dry_run: Vec<String>,
     /// The backlog asked of listen(2); net.core.somaxconn caps it [default: 4096]

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
-use plimsoll::{Observer, Pressure, Reason, TURN_TIMES};
+use plimsoll::{DryRun, Observer, Pressure, Reason, TURN_TIMES};
 use plimsoll_lab::{Error, Result};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, NoLabelSet, text};
@@ -134,13 +134,10 @@ impl Collector for Figures {
                 counter.encode(encoder)?;
             }
         }
-        by_reason(&mut encoder, "ended", "sessions that ended or were refused", &metrics.ended)?;
-        by_reason(
-            &mut encoder,
-            "dry_run",
-            "what limits in dry run would have done",
-            &metrics.dry_run,
-        )?;
+        let help = "sessions that ended or were refused";
+        family(&mut encoder, ("ended", help), "reason", Reason::names(), &metrics.ended)?;
+        let help = "what limits in dry run would have done";
+        family(&mut encoder, ("dry_run", help), "limit", &DryRun::NAMES, &metrics.dry_run)?;
         let level = match self.0.pressure().0 {
             Pressure::Calm => 0,
             Pressure::Braking => 1,
@@ -170,15 +167,17 @@ fn bucket(place: usize, metrics: &plimsoll::Metrics) -> (f64, u64) {
     (bound, metrics.turn_times[place])
 }
 
-fn by_reason(
+/// A counter for each value of a label.
+fn family(
     encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    counts: &[u64; Reason::COUNT],
+    (name, help): (&str, &str),
+    label: &'static str,
+    values: &[&'static str],
+    counts: &[u64],
 ) -> std::fmt::Result {
     let mut family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-    for (reason, count) in Reason::names().iter().zip(counts) {
-        let labels = [("reason", *reason)];
+    for (value, count) in values.iter().zip(counts) {
+        let labels = [(label, *value)];
         ConstCounter::new(*count).encode(family.encode_family(&labels)?)?;
     }
     Ok(())

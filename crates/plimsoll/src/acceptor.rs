@@ -62,6 +62,8 @@ pub(crate) struct Acceptor {
     short_of_files: bool,
     logged_at: Option<Nanos>,
     rate: Option<Rate>,
+    /// The rate holds nobody up.
+    dry_rate: bool,
     /// Accepts in flight for those who are to be refused, and the most.
     refusing: u32,
     refuse: u32,
@@ -74,6 +76,7 @@ impl Acceptor {
     pub(crate) fn new(rate: Option<u32>, refuses: bool) -> Self {
         Self {
             rate: rate.map(Rate::new),
+            dry_rate: false,
             refusing: 0,
             refuse: if refuses { REFUSING } else { 0 },
             short_of_files: false,
@@ -87,6 +90,17 @@ impl Acceptor {
             pause: SHORTEST_PAUSE,
             closed: false,
         }
+    }
+
+    /// The same, but that the rate holds nobody up where it is in dry run: it only tells whom it
+    /// would.
+    pub(crate) fn with_dry_rate(self, dry_rate: bool) -> Self {
+        Self { dry_rate, ..self }
+    }
+
+    /// The rate, where it is one to be kept.
+    fn kept_rate(&self) -> Option<&Rate> {
+        self.rate.as_ref().filter(|_| !self.dry_rate)
     }
 
     /// How many accepts to post now.
@@ -106,18 +120,18 @@ impl Acceptor {
 
     /// Whether the rate lets one more accept be posted now.
     pub(crate) fn rate_allows(&self, now: Nanos) -> bool {
-        self.rate.as_ref().is_none_or(|rate| rate.available(now) > self.posted)
+        self.kept_rate().is_none_or(|rate| rate.available(now) > self.posted)
     }
 
     /// Whether the rate lets somebody in who was accepted to be refused, and counts as posted.
     pub(crate) fn rate_admits(&self, now: Nanos) -> bool {
-        self.rate.as_ref().is_none_or(|rate| rate.available(now) >= self.posted)
+        self.kept_rate().is_none_or(|rate| rate.available(now) >= self.posted)
     }
 
     /// When to look again: while paused, or when the rate allows one more. A time that has passed is
     /// not what it waits for: out of permits, to wake for that would be a hot loop.
     pub(crate) fn next(&self, now: Nanos) -> Option<Nanos> {
-        let rate = self.rate.as_ref().filter(|_| self.posted < self.ahead);
+        let rate = self.kept_rate().filter(|_| self.posted < self.ahead);
         let next = self.paused_until.or_else(|| rate?.when(self.posted + 1))?;
         (next > now && !self.closed).then_some(next)
     }
@@ -187,15 +201,19 @@ impl Acceptor {
         self.posted += 1;
     }
 
-    /// An accept completed with a connection, which is served.
-    pub(crate) fn succeed(&mut self, now: Nanos) {
+    /// An accept completed with a connection, which is served. Whether the rate would have had it
+    /// wait.
+    pub(crate) fn succeed(&mut self, now: Nanos) -> bool {
         self.posted -= 1;
         self.completed += 1;
         self.pause = SHORTEST_PAUSE;
         self.short_of_files = false;
-        if let Some(rate) = &mut self.rate {
+        let Some(rate) = &mut self.rate else { return false };
+        let would_wait = self.dry_rate && rate.available(now) == 0;
+        if !would_wait {
             rate.spend(now);
         }
+        would_wait
     }
 
     /// An accept completed with a connection, which is refused.
@@ -258,13 +276,26 @@ mod tests {
             let wanted = acceptor.wanted(Nanos(0));
             ahead.push(wanted);
             (0..wanted).for_each(|_| acceptor.post());
-            (0..wanted).for_each(|_| acceptor.succeed(Nanos(0)));
+            (0..wanted).for_each(|_| _ = acceptor.succeed(Nanos(0)));
         }
         assert_eq!(ahead, [4, 8, 16, 32, 64, 128, 256, 256]);
         for _ in 0..300 {
             acceptor.wanted(Nanos(0));
         }
         assert_eq!(acceptor.wanted(Nanos(0)), FEWEST_AHEAD);
+    }
+
+    #[test]
+    fn a_rate_in_dry_run_tells_whom_it_would_have_had_wait() {
+        let mut acceptor = Acceptor::new(Some(20), false).with_dry_rate(true);
+        let now = Nanos(5_000_000_000);
+        let mut would_wait = || {
+            assert!(acceptor.wanted(now) > 0 && acceptor.rate_allows(now));
+            acceptor.post();
+            acceptor.succeed(now)
+        };
+        assert_eq!([would_wait(), would_wait(), would_wait()], [false, false, true]);
+        assert_eq!(acceptor.next(now), None, "it wakes nobody");
     }
 
     #[test]

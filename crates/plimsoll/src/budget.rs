@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use crate::acceptor::REFUSING;
 use crate::driver::MAX_HANDED;
-use crate::reason::Reason;
 
 /// The limits of a server. [`Limits::default`] holds 10,000 connections.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -144,36 +143,57 @@ impl WhenFull {
 }
 
 /// Limits that are in dry run: what they would have done is counted
-/// ([`crate::Metrics::dry_run`]), by the reason that it would have had, and not done.
+/// ([`crate::Metrics::dry_run`]), and not done.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct DryRun(u32);
+pub struct DryRun(u16);
+
+/// A limit that can be in dry run, in the order of [`DryRun::NAMES`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Dry {
+    AcceptRate,
+    FirstByteTimeout,
+    IdleTimeout,
+    MessageTimeout,
+    OutboxHard,
+    PeerLimit,
+    ServiceSet,
+    Shed,
+    SlowReader,
+}
 
 impl DryRun {
-    /// The reasons whose limits can be in dry run, by name.
-    pub const NAMES: [&'static str; 7] = [
+    /// The limits that can be in dry run: by the reason that they end sessions with, or by what they
+    /// make wait. Of `accept_rate` the connections are counted that would not have been accepted when
+    /// they came; of `service_set` the sessions that would have begun with waiting for their turn.
+    pub const NAMES: [&'static str; 9] = [
+        "accept_rate",
         "first_byte_timeout",
         "idle_timeout",
         "message_timeout",
         "outbox_hard",
         "peer_limit",
+        "service_set",
         "shed",
         "slow_reader",
     ];
 
-    /// This one too. False where no limit has this reason's name.
+    /// This one too. False where no limit has this name.
     pub fn add(&mut self, name: &str) -> bool {
-        let known = Self::NAMES.contains(&name);
-        if let Some(number) = Reason::names().iter().position(|known| *known == name)
-            && known
-        {
+        let number = Self::number(name);
+        if let Some(number) = number {
             self.0 |= 1 << number;
         }
-        known
+        number.is_some()
     }
 
-    /// Whether the limit that ends sessions for this reason is in dry run.
-    pub(crate) fn has(self, reason: Reason) -> bool {
-        self.0 & 1 << reason.number() != 0
+    /// The place of a limit's name in [`DryRun::NAMES`], and so in [`crate::Metrics::dry_run`].
+    pub fn number(name: &str) -> Option<usize> {
+        Self::NAMES.iter().position(|known| *known == name)
+    }
+
+    /// Whether a limit is in dry run.
+    pub(crate) fn has(self, limit: Dry) -> bool {
+        self.0 & 1 << limit as u16 != 0
     }
 }
 
@@ -399,7 +419,10 @@ mod tests {
             assert!(dry.add(name), "{name}");
         }
         assert!(!dry.add("closed") && !dry.add("max_connections"));
-        assert!(dry.has(Reason::Shed) && dry.has(Reason::PeerLimit) && !dry.has(Reason::Closed));
+        let mut dry = DryRun::default();
+        assert!(dry.add("slow_reader") && dry.has(Dry::SlowReader) && !dry.has(Dry::Shed));
+        assert!(dry.add("accept_rate") && dry.has(Dry::AcceptRate));
+        assert_eq!(DryRun::number("slow_reader"), Some(Dry::SlowReader as usize));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::budget::DryRun;
 use crate::reason::Reason;
 
 /// A counter with one writer: its shard. Adding costs a load and a store, no locked instruction.
@@ -46,7 +47,7 @@ macro_rules! counters {
         pub(crate) struct Counters {
             $(pub(crate) $name: Counter,)*
             pub(crate) ended: [Counter; Reason::COUNT],
-            pub(crate) dry_run: [Counter; Reason::COUNT],
+            pub(crate) dry_run: [Counter; DryRun::NAMES.len()],
             pub(crate) turn_times: [Counter; TURN_TIMES],
         }
 
@@ -65,8 +66,9 @@ macro_rules! counters {
             pub calmed: u64,
             /// Sessions that ended, and connections that were refused, by [`Reason::number`].
             pub ended: [u64; Reason::COUNT],
-            /// What limits in dry run would have ended or refused, by [`Reason::number`].
-            pub dry_run: [u64; Reason::COUNT],
+            /// What limits in dry run would have ended, refused or made wait, in the order of
+            /// [`DryRun::NAMES`].
+            pub dry_run: [u64; DryRun::NAMES.len()],
             /// Turns by how long they took: in place `n` those below 2ⁿ µs and not below half of
             /// that; in the last all that took longer. A turn is what a shard does between two
             /// waits: the handler's callbacks are most of it.

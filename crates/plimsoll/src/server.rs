@@ -16,7 +16,7 @@ use std::time::Duration;
 use crate::acceptor::ledger::Ledger;
 use crate::acceptor::peers::Peers;
 use crate::acceptor::service::ServiceSet;
-use crate::budget::Limits;
+use crate::budget::{Dry, Limits};
 use crate::buffer::Arena;
 use crate::driver::{Driver, Nanos};
 use crate::handler::Handler;
@@ -232,7 +232,8 @@ impl Builder {
         let service =
             self.limits.service_set.filter(|_| self.profile == Profile::Throughput).map(|most| {
                 let time = self.limits.service_time;
-                Arc::new(ServiceSet::new(most, time, wakers.clone(), plan.slots))
+                let set = ServiceSet::new(most, time, wakers.clone(), plan.slots);
+                Arc::new(set.in_dry_run(self.limits.dry_run.has(Dry::ServiceSet)))
             });
         let peers = self.limits.max_per_peer.map(|most| Arc::new(Peers::new(most, permits)));
         let links: Arc<[Link<D::Socket>]> = wakers

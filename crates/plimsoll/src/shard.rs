@@ -30,7 +30,7 @@ use crate::acceptor::Acceptor;
 use crate::acceptor::ledger::Ledger;
 use crate::acceptor::peers::Peers;
 use crate::acceptor::service::ServiceSet;
-use crate::budget::{Limits, WhenFull};
+use crate::budget::{Dry, Limits, WhenFull};
 use crate::buffer::{Arena, Memory, Span};
 use crate::driver::{Completion, Driver, Kind, MAX_SPANS, Nanos, Token};
 use crate::handler::{Context, Handler, ShardContext};
@@ -167,7 +167,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             profile: parts.profile,
             links: parts.links,
             ledger: parts.ledger,
-            acceptor: parts.accepts.then(|| Acceptor::new(limits.max_accept_rate, refuses)),
+            acceptor: parts.accepts.then(|| {
+                Acceptor::new(limits.max_accept_rate, refuses)
+                    .with_dry_rate(limits.dry_run.has(Dry::AcceptRate))
+            }),
             peers: parts.peers,
             when_full: limits.when_full.clone(),
             service: parts.service.map(|set| Service::new(set, parts.slots)),

@@ -109,6 +109,33 @@ fn one_peer_has_as_many_connections_as_it_may() {
     });
 }
 
+/// What a limit in dry run would have done so far.
+fn would_have(running: &Running, name: &str) -> u64 {
+    running.metrics().dry_run[DryRun::number(name).unwrap()]
+}
+
+#[test]
+fn what_makes_wait_can_be_in_dry_run_too() {
+    each_way(|way| {
+        let mut limits = limits();
+        limits.max_accept_rate = Some(1);
+        limits.service_set = Some(2);
+        assert!(limits.dry_run.add("accept_rate") && limits.dry_run.add("service_set"));
+        let (running, address, _ends) = serve(way, limits);
+        let begun = Instant::now();
+        let mut held: Vec<_> = (0..12).map(|_| connect(address)).collect();
+        assert!(held.iter_mut().all(answers), "nobody waits");
+        // A bucket of one, and one a second.
+        let most_in_time = 1 + begun.elapsed().as_secs() + 1;
+        let would_wait = would_have(&running, "accept_rate");
+        assert!((12 - most_in_time..=11).contains(&would_wait), "{would_wait}");
+        let waiting = if way.1 == Profile::Throughput { 10 } else { 0 };
+        assert_eq!(would_have(&running, "service_set"), waiting);
+        assert_eq!((running.metrics().rate_limited, running.metrics().queued_for_service), (0, 0));
+        drained(running);
+    });
+}
+
 #[test]
 fn a_limit_in_dry_run_counts_and_lets_through() {
     let mut limits = limits();
@@ -117,11 +144,9 @@ fn a_limit_in_dry_run_counts_and_lets_through() {
     assert!(limits.dry_run.add("peer_limit") && limits.dry_run.add("first_byte_timeout"));
     let (running, address, _ends) = serve((Choice::Auto, Profile::Connections), limits);
     let mut held: Vec<_> = (0..3).map(|_| connect(address)).collect();
-    eventually("silence is counted", || {
-        running.metrics().dry_run[Reason::FirstByteTimeout.number()] >= 3
-    });
+    eventually("silence is counted", || would_have(&running, "first_byte_timeout") >= 3);
     assert!(held.iter_mut().all(answers));
-    assert_eq!(running.metrics().dry_run[Reason::PeerLimit.number()], 2);
+    assert_eq!(would_have(&running, "peer_limit"), 2);
     drained(running);
     assert!(!DryRun::default().add("max_connections"), "what is reserved cannot be tried out");
 }

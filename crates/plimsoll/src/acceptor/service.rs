@@ -18,9 +18,22 @@ struct Waiter {
     generation: u64,
 }
 
+/// How a session comes to the set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// It has a place at once.
+    Serves,
+    /// The same; it would have to wait if the set were not in dry run.
+    WouldWait,
+    /// It waits, and its shard is given the place later.
+    Waits,
+}
+
 /// The set's places, and the line before them.
 pub(crate) struct ServiceSet {
     most: u32,
+    /// Everybody has a place.
+    dry: bool,
     time: Duration,
     inner: Mutex<Inner>,
     /// How many wait: looked at without the lock.
@@ -42,6 +55,11 @@ struct Door {
 }
 
 impl ServiceSet {
+    /// The same, but that nobody ever waits: it only tells who would.
+    pub(crate) fn in_dry_run(self, dry: bool) -> Self {
+        Self { dry, ..self }
+    }
+
     /// `most` places, each for `time` while others wait, among shards that `bells` wake, of `slots`
     /// sessions each. All memory is taken here.
     pub(crate) fn new(most: u32, time: Duration, bells: Vec<Arc<dyn Wake>>, slots: u32) -> Self {
@@ -51,6 +69,7 @@ impl ServiceSet {
         let shards = bells.into_iter().map(|bell| Door { any: AtomicBool::new(false), bell });
         Self {
             most,
+            dry: false,
             time,
             inner: Mutex::new(Inner { serving: 0, line, given }),
             waiting: AtomicUsize::new(0),
@@ -68,13 +87,12 @@ impl ServiceSet {
         self.waiting.load(Ordering::SeqCst) > 0
     }
 
-    /// A session comes. True where it has a place at once; otherwise it waits, and its shard is
-    /// given the place later.
-    pub(crate) fn join(&self, shard: u32, slot: u32, generation: u64) -> bool {
+    /// A session comes.
+    pub(crate) fn join(&self, shard: u32, slot: u32, generation: u64) -> Joined {
         let mut inner = self.inner();
-        if inner.serving < self.most {
+        if inner.serving < self.most || self.dry {
             inner.serving += 1;
-            return true;
+            return if inner.serving > self.most { Joined::WouldWait } else { Joined::Serves };
         }
         inner.line.push_back(Waiter { shard, slot, generation });
         let first = inner.line.len() == 1;
@@ -84,7 +102,7 @@ impl ServiceSet {
             // A member's time may be over, on any shard.
             self.shards.iter().for_each(|door| door.bell.wake());
         }
-        false
+        Joined::Waits
     }
 
     /// A member leaves: the first who waits has its place.
@@ -166,8 +184,9 @@ mod tests {
     fn places_go_to_the_first_in_line_whatever_its_shard() {
         let bells: Vec<Arc<dyn Wake>> = vec![Arc::new(Nobody), Arc::new(Nobody)];
         let set = ServiceSet::new(2, Duration::from_secs(1), bells, 4);
-        assert!(set.join(0, 0, 1) && set.join(1, 0, 1));
-        assert!(!set.join(1, 1, 1) && !set.join(0, 1, 1) && !set.join(0, 2, 1));
+        let join = |shard, slot| set.join(shard, slot, 1);
+        assert_eq!([join(0, 0), join(1, 0)], [Joined::Serves; 2]);
+        assert_eq!([join(1, 1), join(0, 1), join(0, 2)], [Joined::Waits; 3]);
         set.leave();
         assert_eq!((given(&set, 0), given(&set, 1)), (vec![], vec![(1, 1)]));
         assert!(set.rejoin(1, 1, 1), "the others wait");
@@ -179,5 +198,16 @@ mod tests {
         set.leave();
         set.leave();
         assert_eq!(set.serving(), 0);
+    }
+
+    #[test]
+    fn in_dry_run_nobody_waits() {
+        let bells: Vec<Arc<dyn Wake>> = vec![Arc::new(Nobody)];
+        let set = ServiceSet::new(1, Duration::from_secs(1), bells, 4).in_dry_run(true);
+        assert_eq!([set.join(0, 0, 1), set.join(0, 1, 1)], [Joined::Serves, Joined::WouldWait]);
+        assert!(!set.has_waiting());
+        set.leave();
+        set.leave();
+        assert_eq!((set.serving(), set.join(0, 2, 1)), (0, Joined::Serves));
     }
 }

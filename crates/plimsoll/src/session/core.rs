@@ -10,7 +10,7 @@ use super::chain::Links;
 use super::life::{Life, Writing};
 use super::table::Table;
 use super::wheel::{Tick, Wheel};
-use crate::budget::SessionLimits;
+use crate::budget::{Dry, SessionLimits};
 use crate::buffer::{Arena, Span};
 use crate::driver::Nanos;
 use crate::metrics::Counters;
@@ -150,7 +150,7 @@ impl<S> Core<S> {
         let past_hard = queued + bytes.len() > self.limits.outbox_hard as usize;
         // Chains count in 32 bits: that is a limit without a dry run.
         let countable = queued + bytes.len() <= MOST_QUEUED;
-        if past_hard && !(countable && self.is_dry(Reason::OutboxHard)) {
+        if past_hard && !(countable && self.is_dry(Dry::OutboxHard)) {
             let session = self.table.get(slot);
             session.end(Reason::OutboxHard);
             self.abort(slot);
@@ -228,11 +228,11 @@ impl<S> Core<S> {
         Queue::AboveHigh
     }
 
-    /// Whether the limit that ends sessions for this reason is in dry run: then it is counted.
-    pub(crate) fn is_dry(&self, reason: Reason) -> bool {
-        let dry = self.limits.dry_run.has(reason);
+    /// Whether a limit is in dry run: then what it would have done is counted.
+    pub(crate) fn is_dry(&self, limit: Dry) -> bool {
+        let dry = self.limits.dry_run.has(limit);
         if dry {
-            self.counters.dry_run[reason.number()].add(1);
+            self.counters.dry_run[limit as usize].add(1);
         }
         dry
     }

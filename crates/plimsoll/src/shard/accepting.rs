@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::Shard;
 use crate::acceptor::{Acceptor, Target};
+use crate::budget::Dry;
 use crate::driver::{Completion, Driver, Failure, Into, Kind, Token};
 use crate::handler::Handler;
 use crate::mailbox::Handed;
@@ -86,8 +87,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         match completion.result {
             Ok(_) => {
                 let peer = self.driver.accepted(completion.token).peer;
-                let acceptor = self.acceptor.as_mut().expect("only the acceptor accepts");
-                acceptor.succeed(self.core.now);
+                self.accept_succeeded();
                 if self.count_peer(peer) {
                     self.begin(slot, peer);
                 } else {
@@ -136,7 +136,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.ledger.release(shard);
             return self.refuse(socket, Reason::PeerLimit);
         }
-        self.acceptor.as_mut().expect("only the acceptor accepts").succeed(self.core.now);
+        self.accept_succeeded();
         let link = &self.links[shard as usize];
         link.handed.push(Handed { socket, peer: accepted.peer });
         link.mailbox.ring();
@@ -168,14 +168,21 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Counts a connection of a peer. False where it has as many as one may.
     fn count_peer(&mut self, peer: SocketAddr) -> bool {
         let Some(peers) = &self.peers else { return true };
-        let dry = self.core.limits.dry_run.has(Reason::PeerLimit);
-        peers.enter(peer, dry) || self.core.is_dry(Reason::PeerLimit)
+        let dry = self.core.limits.dry_run.has(Dry::PeerLimit);
+        peers.enter(peer, dry) || self.core.is_dry(Dry::PeerLimit)
     }
 
     /// A connection of a peer, which was counted, has ended.
     pub(super) fn uncount_peer(&self, peer: SocketAddr) {
         if let Some(peers) = &self.peers {
             peers.leave(peer);
+        }
+    }
+
+    fn accept_succeeded(&mut self) {
+        let acceptor = self.acceptor.as_mut().expect("only the acceptor accepts");
+        if acceptor.succeed(self.core.now) {
+            self.core.is_dry(Dry::AcceptRate);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::Shard;
+use crate::budget::Dry;
 use crate::driver::{Driver, Kind};
 use crate::handler::Handler;
 use crate::reason::Reason;
@@ -92,9 +93,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let first_byte = self.core.limits.first_byte_timeout.is_some();
         let session = self.core.table.get(slot);
         let unheard = !session.marks.heard && !session.marks.outgoing;
-        let reason =
-            if unheard && first_byte { Reason::FirstByteTimeout } else { Reason::IdleTimeout };
-        if self.core.is_dry(reason) {
+        let (reason, limit) = if unheard && first_byte {
+            (Reason::FirstByteTimeout, Dry::FirstByteTimeout)
+        } else {
+            (Reason::IdleTimeout, Dry::IdleTimeout)
+        };
+        if self.core.is_dry(limit) {
             self.core.table.get(slot).active = Tick::not_before(self.core.now);
             return;
         }
@@ -108,7 +112,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let wanted = self.wants_bytes(slot);
         let session = self.core.table.get(slot);
         let is_read = wanted && session.reading != Reading::Starved && !session.marks.short;
-        if !is_read || self.core.is_dry(Reason::MessageTimeout) {
+        if !is_read || self.core.is_dry(Dry::MessageTimeout) {
             self.core.unfinished[slot as usize] = Some(Tick::not_before(self.core.now));
             return;
         }

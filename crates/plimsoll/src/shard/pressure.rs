@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 use std::time::Duration;
 
 use super::Shard;
-use crate::budget::Shed;
+use crate::budget::{Dry, Shed};
 use crate::driver::{Driver, Nanos};
 use crate::handler::Handler;
 use crate::monitor::Pressure;
@@ -98,7 +98,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let count = self.core.open.div_ceil(ONE_IN).min(MOST) as usize;
         self.shedding.find(&mut self.core.table, Tick::at(self.core.now), count);
         while let Some((_, slot)) = self.shedding.worst.pop() {
-            if !self.core.is_dry(Reason::Shed) {
+            if !self.core.is_dry(Dry::Shed) {
                 self.core.table.get(slot).end(Reason::Shed);
                 self.core.abort(slot);
             }

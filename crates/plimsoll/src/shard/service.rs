@@ -7,7 +7,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::Shard;
-use crate::acceptor::service::ServiceSet;
+use crate::acceptor::service::{Joined, ServiceSet};
+use crate::budget::Dry;
 use crate::driver::{Driver, Nanos};
 use crate::handler::Handler;
 use crate::session::life::Life;
@@ -77,11 +78,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(super) fn join_service(&mut self, slot: u32) {
         let Some(service) = &mut self.service else { return };
         let session = self.core.table.get(slot);
-        if service.set.join(self.core.shard, slot, session.generation) {
-            service.enter(&mut self.core.table, slot, self.core.now);
-        } else {
+        let joined = service.set.join(self.core.shard, slot, session.generation);
+        if joined == Joined::Waits {
             service.wait(&mut self.core.table, slot, self.core.now);
             self.core.counters.queued_for_service.add(1);
+            return;
+        }
+        service.enter(&mut self.core.table, slot, self.core.now);
+        if joined == Joined::WouldWait {
+            self.core.is_dry(Dry::ServiceSet);
         }
     }
 

@@ -3,6 +3,7 @@
 //! share ([`Gauge::note`](crate::monitor::Gauge::note)). And what is done with a peer that takes too little.
 
 use super::Shard;
+use crate::budget::Dry;
 use crate::driver::{Driver, Fault, Nanos};
 use crate::handler::Handler;
 use crate::reason::Reason;
@@ -82,7 +83,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let Some(watch) = self.core.slow.get_mut(slot as usize) else { return };
         let taken = std::mem::take(&mut watch.taken);
         watch.since = Some(Tick::not_before(self.core.now));
-        if taken < least && !self.core.is_dry(Reason::SlowReader) {
+        if taken < least && !self.core.is_dry(Dry::SlowReader) {
             self.core.table.get(slot).end(Reason::SlowReader);
             self.core.abort(slot);
         }

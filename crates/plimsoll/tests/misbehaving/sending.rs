@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
 use std::time::{Duration, Instant};
 
-use plimsoll::{Context, Handler, Reason};
+use plimsoll::{Context, DryRun, Handler, Reason};
 
 use crate::common::each_way;
 use crate::stage::{Stage, all_ways, answers, reset, small};
@@ -152,7 +152,7 @@ fn a_message_limit_in_dry_run_counts_and_lets_through() {
         let stage = Stage::new(way, limits, 1, |ended| Lines { ended, within: None });
         let mut stream = stage.connect();
         stream.write_all(b"slow").unwrap();
-        let counted = || stage.metrics().dry_run[Reason::MessageTimeout.number()];
+        let counted = || stage.metrics().dry_run[DryRun::number("message_timeout").unwrap()];
         crate::stage::eventually("it is counted", || counted() >= 2);
         stream.write_all(b" but sure\n").unwrap();
         let mut back = [0; 14];

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::budget::{Limits, WhenFull};
+use crate::budget::{DryRun, Limits, WhenFull};
 use crate::driver::MAX_HANDED;
 use crate::driver::sim::random::Random;
 use crate::driver::sim::{SimOptions, SimSystem};
@@ -118,6 +118,11 @@ fn limits(random: &mut Random, calm: bool, shards: usize, slots: u32, outgoing: 
     limits.drain_rate = at_times(3_000).map(|rate| rate as u32);
     limits.pinned_bytes = at_times(40).map(|blocks| (blocks as usize).max(shards) * 4096);
     limits.service_set = at_times(u64::from(most)).map(|set| (set as u32).max(shards as u32));
+    for name in DryRun::NAMES {
+        if at_times(4) == Some(1) {
+            limits.dry_run.add(name);
+        }
+    }
     let sends = at_times(4).map(|sends| 2 * shards as u32 + sends as u32);
     limits.max_operations = sends.map(|sends| shards as u32 * slots + MAX_HANDED + sends);
     limits.service_time = Duration::from_millis(random.within(1, 300));

@@ -13,6 +13,7 @@ use super::plan::Plan;
 use crate::acceptor::ledger::Ledger;
 use crate::acceptor::peers::Peers;
 use crate::acceptor::service::ServiceSet;
+use crate::budget::Dry;
 use crate::buffer::Arena;
 use crate::driver::sim::random::Random;
 use crate::driver::sim::{
@@ -93,8 +94,10 @@ impl Ship {
         let ledger = Arc::new(Ledger::new(permits, plan.shards, wakers[0].clone()));
         let peers = limits.max_per_peer.map(|most| Arc::new(Peers::new(most, permits)));
         let set = limits.service_set.filter(|_| plan.profile == Profile::Throughput);
-        let service =
-            set.map(|set| Arc::new(ServiceSet::new(set, limits.service_time, wakers, plan.slots)));
+        let service = set.map(|set| {
+            let set = ServiceSet::new(set, limits.service_time, wakers, plan.slots);
+            Arc::new(set.in_dry_run(limits.dry_run.has(Dry::ServiceSet)))
+        });
         let counters: Arc<[Arc<Counters>]> = (0..plan.shards).map(|_| Arc::default()).collect();
         let remote = Remote { shards: links.iter().map(|link| link.mailbox.clone()).collect() };
         let census = Rc::new(RefCell::new(Census::default()));
