@@ -227,7 +227,11 @@ impl Acceptor {
         self.posted -= 1;
         match fault {
             // The client had gone, and the next one may be there already; or we closed the listener.
-            Fault::Aborted | Fault::Reset | Fault::Cancelled => false,
+            Fault::Aborted | Fault::Reset => {
+                self.completed += 1;
+                false
+            }
+            Fault::Cancelled => false,
             // Short of descriptors, files, buffers or memory, or something new: asking again at
             // once would be a hot loop.
             _ => {

@@ -37,6 +37,8 @@ pub mod uring;
 
 // What the drivers of real kernels share.
 #[cfg(unix)]
+mod backlog;
+#[cfg(unix)]
 mod connect;
 #[cfg(unix)]
 mod doze;
@@ -305,7 +307,9 @@ pub trait Driver {
 
     /// Accepts one connection. Needs [`Driver::listen`]; without, or after
     /// [`Driver::close_listener`], it completes with [`Fault::Cancelled`]. After a success,
-    /// [`Driver::accepted`] is called, before the next wait.
+    /// [`Driver::accepted`] is called, before the next wait. Who has reset its connection while it
+    /// waited in the accept queue is not brought: the accept fails with [`Fault::Aborted`], or goes
+    /// on to the next.
     fn accept(&mut self, token: Token, into: Into);
 
     /// What a completed accept brought. Once per success.

@@ -109,6 +109,9 @@ counters! {
     connected,
     /// Accepts that failed (the client had gone, or the system was short of something).
     accept_errors,
+    /// Of these, connections whose client had gone before they were accepted: no handler heard of
+    /// them.
+    dead_in_backlog,
     /// Sessions now: open ones, and those that are being closed.
     sessions,
     /// Times that bytes were shown to a handler.

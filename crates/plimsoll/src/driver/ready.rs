@@ -6,7 +6,7 @@
 //!
 //! | intent | system calls |
 //! |---|---|
-//! | accept | `accept4(2)` as long as there is somebody; into a slot: `epoll_ctl(2)` |
+//! | accept | `accept4(2)` as long as there is somebody; `getpeername(2)` of who may have waited for long; into a slot: `epoll_ctl(2)` |
 //! | adopt | `epoll_ctl(2)` |
 //! | connect | `socket(2)`, `bind(2)`, `connect(2)`, `epoll_ctl(2)`; when writable: `SO_ERROR` |
 //! | park | none; a `recv(2)` with `MSG_PEEK` where readiness is in doubt |
@@ -50,6 +50,7 @@ use mio::{Events, Interest, Poll};
 use self::slots::{FULL, Slot, WATCHES_WRITE};
 pub use self::unavailable::Unavailable;
 use self::wake::Doorbell;
+use super::backlog::Backlog;
 use super::errno::failure;
 use super::{
     Accepted, Completion, Driver, Failure, Features, Into, Kind, MAX_HANDED, Nanos, Token, Wake,
@@ -114,6 +115,7 @@ pub struct Ready {
     listener: Option<TcpListener>,
     /// Whether somebody may be in the listener's backlog.
     knocked: bool,
+    backlog: Backlog,
     /// Why the listener cannot be watched; 0: it is.
     deaf: i32,
     /// Accepts in flight, in no order.
@@ -152,6 +154,7 @@ impl Ready {
             unasked: 0,
             listener: None,
             knocked: false,
+            backlog: Backlog::default(),
             deaf: 0,
             accepts: Vec::with_capacity(slots + MAX_HANDED as usize),
             brought: VecDeque::with_capacity(accepted),
@@ -418,7 +421,10 @@ impl Driver for Ready {
 
     fn wait(&mut self, until: Option<Nanos>, out: &mut Vec<Completion>) -> std::io::Result<Nanos> {
         self.turn(until, out)?;
-        Ok(self.now())
+        let now = self.now();
+        // Emptied, and the kernel has told of nobody since.
+        self.backlog.end_wait(now, !self.knocked && self.unasked == 0);
+        Ok(now)
     }
 }
 

@@ -165,7 +165,7 @@ macro_rules! each_behaviour {
             accepting::accepts_without_a_connection_wait,
             accepting::connections_beyond_the_backlog_wait,
             accepting::bytes_sent_before_the_accept_are_received,
-            accepting::a_connection_reset_in_the_queue_is_harmless,
+            accepting::a_connection_reset_in_the_queue_is_not_brought,
             accepting::close_listener_cancels_accepts,
             accepting::close_listener_resets_the_queued,
             accepting::an_accept_without_a_listener_is_cancelled,

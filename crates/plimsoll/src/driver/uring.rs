@@ -10,7 +10,7 @@
 //!
 //! | intent | operations |
 //! |---|---|
-//! | accept | one-shot `ACCEPT`, straight into the slot or as a descriptor |
+//! | accept | one-shot `ACCEPT`, straight into the slot or as a descriptor; of who may have waited for long, whether it is still there: a `SEND` of nothing, or `getpeername(2)` |
 //! | connect | `socket(2)`, `bind(2)`, into the table, `CONNECT` |
 //! | park | one-shot `POLL_ADD` |
 //! | receive | `RECV` |
@@ -48,6 +48,7 @@ use self::ring::Ring;
 use self::slots::{CLOSING, HALF_CLOSE_WAITS, Slot};
 pub use self::unavailable::Unavailable;
 use self::wake::Doorbell;
+use super::backlog::Backlog;
 use super::errno::failure;
 use super::{
     Accepted, Completion, Driver, Failure, Features, Into, Kind, MAX_HANDED, Nanos, Token, Wake,
@@ -140,6 +141,9 @@ pub struct Uring {
     plain: Vec<RawFd>,
     handed: Vec<Handed>,
     listener: Option<TcpListener>,
+    /// Accepts that the kernel has.
+    accepts: u32,
+    backlog: Backlog,
     /// Operations that ended without the kernel: at most two for each slot, one for each accept
     /// that hands over.
     ready: VecDeque<(Token, i32)>,
@@ -219,6 +223,8 @@ impl Uring {
             plain: if direct { Vec::new() } else { vec![-1; slots] },
             handed: vec![NOT_HANDED; MAX_HANDED as usize],
             listener: None,
+            accepts: 0,
+            backlog: Backlog::default(),
             ready: VecDeque::with_capacity(slots * 2 + MAX_HANDED as usize),
             doorbell,
             bell_armed: false,
@@ -398,6 +404,7 @@ impl Driver for Uring {
         }
         // SAFETY: the address' place is in `shared.addresses` and this accept's alone.
         unsafe { self.push(operation.build().user_data(token.bits())) };
+        self.accepts += 1;
     }
 
     fn accepted(&mut self, token: Token) -> Accepted<OwnedFd> {
@@ -576,6 +583,9 @@ impl Driver for Uring {
 
     fn wait(&mut self, until: Option<Nanos>, out: &mut Vec<Completion>) -> std::io::Result<Nanos> {
         self.turn(until, out)?;
-        Ok(self.now())
+        let now = self.now();
+        // An accept that was not answered has found nobody.
+        self.backlog.end_wait(now, self.accepts > 0 && self.ring.waiting() == 0);
+        Ok(now)
     }
 }

@@ -200,6 +200,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         if failure.fault != crate::driver::Fault::Cancelled {
             self.core.counters.accept_errors.add(1);
         }
+        if matches!(failure.fault, crate::driver::Fault::Aborted | crate::driver::Fault::Reset) {
+            self.core.counters.dead_in_backlog.add(1);
+        }
     }
 
     /// Tells the other shards when nobody is accepted for them any more: they may end then.

@@ -89,6 +89,12 @@ pub(super) fn reset_on_close(socket: &OwnedFd) {
     let _ = sockopt::set_socket_linger(socket, Some(Duration::ZERO));
 }
 
+/// Whether a connection that was just accepted has a peer: one that was reset in the accept queue has
+/// none.
+pub(super) fn has_peer(socket: &OwnedFd) -> bool {
+    getpeername(socket) != Err(Errno::NOTCONN)
+}
+
 /// Takes a connection from the backlog. It does not block.
 pub(super) fn accept(listener: &TcpListener) -> Result<(OwnedFd, SocketAddr), i32> {
     retry_on_intr(|| accept_quietly(listener)).map_err(Errno::raw_os_error)

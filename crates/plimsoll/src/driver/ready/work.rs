@@ -2,7 +2,7 @@
 
 use super::slots::{DOUBTFUL, FULL, READABLE};
 use super::{Brought, Ready, STREAM_QUOTA, completion, system};
-use crate::driver::{Completion, Into, Kind};
+use crate::driver::{Completion, Into, Kind, monotonic};
 
 impl Ready {
     /// Whether there may be something to do without news from the kernel.
@@ -228,6 +228,11 @@ impl Ready {
                 (None, _) => -libc::ECANCELED,
                 (Some(_), code @ 1..) => -code,
                 (Some(listener), _) => match system::accept(listener) {
+                    Ok((socket, _))
+                        if self.backlog.is_doubtful(monotonic) && !system::has_peer(&socket) =>
+                    {
+                        -libc::ECONNABORTED
+                    }
                     Ok((socket, peer)) => {
                         let socket = match into {
                             Into::Slot => self.install(token.slot(), socket, None).map(|()| None),

@@ -56,6 +56,12 @@ impl SimDriver {
                 self.tell(kernel, Completion::broken(token, fault.failure()));
                 continue;
             }
+            if kernel.sockets.find(id).is_none_or(|socket| socket.dead) {
+                // It keeps its place until it is accepted.
+                kernel.abort(id);
+                self.tell(kernel, Completion::failed(token, errno::ECONNABORTED));
+                continue;
+            }
             kernel.open_file(id, Opened::ByDriver);
             let Some(socket) = kernel.sockets.find(id) else { continue };
             let peer = socket.remote;

@@ -78,6 +78,14 @@ pub(super) fn cancel(of: u64, user_data: u64) -> Bare {
     Bare(opcode::AsyncCancel::new(of).build().user_data(user_data)).quiet()
 }
 
+/// Sends nothing, at once: fails where the connection was reset.
+#[inline]
+pub(super) fn touch(target: Target, user_data: u64) -> Bare {
+    let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+    let entry = opcode::Send::new(target.fd(), std::ptr::null(), 0).flags(flags).build();
+    Bare(target.mark(entry).user_data(user_data))
+}
+
 /// Takes the connection out of the table, or closes the descriptor. The kernel closes the
 /// connection when the last operation on it has ended.
 #[inline]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::mem::MaybeUninit;
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use io_uring::cqueue;
 
@@ -10,7 +11,7 @@ use super::slots::{CLOSED, CLOSING, HALF_CLOSE_WAITS};
 use super::{BELL, OTHERWISE, QUIET, Uring, ops};
 use crate::buffer::Lease;
 use crate::driver::errno::outcome;
-use crate::driver::{Completion, Driver, Kind, Nanos, Token};
+use crate::driver::{Completion, Driver, Kind, Nanos, Token, monotonic};
 
 /// Completions copied out of the queue at once: 1 KiB of stack.
 const CHUNK: usize = 64;
@@ -104,7 +105,7 @@ impl Uring {
     fn complete(&mut self, entry: &cqueue::Entry, out: &mut Vec<Completion>) {
         let (user, result) = (entry.user_data(), entry.result());
         let Some(token) = Token::from_bits(user) else {
-            return self.complete_private(user, out);
+            return self.complete_private(user, result, out);
         };
         match token.kind() {
             Kind::Receive => self.received(token, entry, out),
@@ -121,11 +122,17 @@ impl Uring {
     }
 
     /// A completion that belongs to no token as it is.
-    fn complete_private(&mut self, user: u64, out: &mut Vec<Completion>) {
+    fn complete_private(&mut self, user: u64, result: i32, out: &mut Vec<Completion>) {
         match (user, Token::from_bits(user & !OTHERWISE)) {
             // What was to be cancelled had completed, or the reset had nobody to go to.
             (QUIET, _) => {}
             (BELL, _) => self.bell_armed = false,
+            (_, Some(token)) if token.kind() == Kind::Accept => self.looked_at(token, result, out),
+            (_, Some(token)) if token.kind() == Kind::Close => {
+                let place = self.slots[token.slot() as usize].extra;
+                self.shared.addresses.give_back(place);
+                self.ended(token.with(Kind::Accept), -libc::ECONNABORTED, None, out);
+            }
             // A connect that failed has been tidied up.
             (_, Some(token)) if token.kind() == Kind::Connect => {
                 let code = i32::from(self.slot(token).extra);
@@ -193,10 +200,19 @@ impl Uring {
 
     fn accept_ended(&mut self, token: Token, result: i32, out: &mut Vec<Completion>) {
         let number = token.slot() as usize;
+        self.accepts -= 1;
         if result >= 0 {
             // A direct accept gives 0, a plain one the descriptor.
-            if let Some(fd) = self.plain.get_mut(number) {
-                *fd = result;
+            let doubtful = self.backlog.is_doubtful(monotonic);
+            let Some(fd) = self.plain.get_mut(number) else {
+                if doubtful {
+                    return self.look_at_accepted(token);
+                }
+                return self.ended(token, 0, None, out);
+            };
+            *fd = result;
+            if doubtful && !is_alive(result) {
+                return self.close_dead(token);
             }
             return self.ended(token, 0, None, out);
         }
@@ -207,14 +223,51 @@ impl Uring {
     }
 
     fn handed_over(&mut self, token: Token, result: i32, out: &mut Vec<Completion>) {
+        self.accepts -= 1;
+        let doubtful = result >= 0 && self.backlog.is_doubtful(monotonic);
         let handed = &mut self.handed[token.slot() as usize];
-        if result >= 0 {
+        if result >= 0 && !(doubtful && !is_alive(result)) {
             handed.fd = result;
             return out.push(completion(token, 0, None, false));
         }
         handed.token = 0;
         self.shared.addresses.give_back(handed.place);
-        out.push(completion(token, self.of_accept(result), None, false));
+        let result = if result >= 0 {
+            // SAFETY: the kernel gave us this descriptor, and nobody else knows it.
+            drop(unsafe { OwnedFd::from_raw_fd(result) });
+            -libc::ECONNABORTED
+        } else {
+            self.of_accept(result)
+        };
+        out.push(completion(token, result, None, false));
+    }
+
+    /// A direct descriptor was accepted: asks whether its peer is still there, with a send of
+    /// nothing, which fails on a connection that was reset (`tcp_sendmsg_locked`,
+    /// `net/ipv4/tcp.c`).
+    fn look_at_accepted(&mut self, token: Token) {
+        self.ring.count_certain();
+        self.ring.push(ops::touch(self.target(token.slot()), token.bits() | OTHERWISE));
+    }
+
+    /// The answer: the accept has succeeded, or brought somebody who had gone.
+    fn looked_at(&mut self, token: Token, result: i32, out: &mut Vec<Completion>) {
+        match -result {
+            libc::ECONNRESET | libc::EPIPE | libc::ENOTCONN | libc::ETIMEDOUT => {
+                self.close_dead(token);
+            }
+            _ => self.ended(token, 0, None, out),
+        }
+    }
+
+    /// Closes a connection that was gone when it was accepted. The accept fails when that is done,
+    /// so that the slot is free then.
+    fn close_dead(&mut self, token: Token) {
+        let target = self.target(token.slot());
+        self.ring.push_certain(ops::close(target, token.with(Kind::Close).bits() | OTHERWISE));
+        if let Some(fd) = self.plain.get_mut(token.slot() as usize) {
+            *fd = -1;
+        }
     }
 
     /// What a failed accept means: without a listener, that it was cancelled.
@@ -260,6 +313,15 @@ impl Uring {
         self.slot(token).recycle();
         out.push(completion(token, 0, None, false));
     }
+}
+
+/// Whether a connection that was just accepted has a peer: one that was reset in the accept queue
+/// has none (`inet_getname`, `net/ipv4/af_inet.c`).
+fn is_alive(fd: RawFd) -> bool {
+    // SAFETY: open, and it stays so for the call: the kernel gave it to us, and we have not told
+    // anybody.
+    let socket = unsafe { BorrowedFd::borrow_raw(fd) };
+    rustix::net::getpeername(socket) != Err(rustix::io::Errno::NOTCONN)
 }
 
 #[inline]
