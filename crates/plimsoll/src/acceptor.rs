@@ -55,11 +55,11 @@ pub(crate) struct Acceptor {
     /// Numbers for accepts that hand over, and those that are free.
     numbers: [Number; MAX_HANDED as usize],
     free_numbers: Vec<u32>,
-    /// Short of something: nothing is posted until then.
-    paused_until: Option<Nanos>,
-    pause: Duration,
-    /// Short of descriptors: it goes on as soon as a connection of ours has ended.
-    short_of_files: bool,
+    /// Short of something: nothing is posted.
+    pause: Pause,
+    /// Short of this process' descriptors, of which a connection for another shard needs one at
+    /// least on its way: nothing is posted that hands over.
+    hand_over_pause: Pause,
     logged_at: Option<Nanos>,
     rate: Option<Rate>,
     /// The rate holds nobody up.
@@ -68,6 +68,41 @@ pub(crate) struct Acceptor {
     refusing: u32,
     refuse: u32,
     pub closed: bool,
+}
+
+/// A time in which nothing is posted, longer each time that it was in vain.
+#[derive(Debug)]
+struct Pause {
+    until: Option<Nanos>,
+    length: Duration,
+    /// For want of descriptors: it is over as soon as a connection of ours has ended.
+    short_of_files: bool,
+}
+
+impl Pause {
+    fn new() -> Self {
+        Self { until: None, length: SHORTEST_PAUSE, short_of_files: false }
+    }
+
+    fn begin(&mut self, now: Nanos, short_of_files: bool) {
+        self.short_of_files |= short_of_files;
+        if self.until.is_none() {
+            self.until = Some(now.after(self.length));
+            self.length = (self.length * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    /// Whether it lasts.
+    fn lasts(&mut self, now: Nanos) -> bool {
+        self.until = self.until.filter(|until| *until > now);
+        self.until.is_some()
+    }
+
+    fn freed(&mut self) {
+        if std::mem::take(&mut self.short_of_files) {
+            self.until = None;
+        }
+    }
 }
 
 impl Acceptor {
@@ -79,15 +114,14 @@ impl Acceptor {
             dry_rate: false,
             refusing: 0,
             refuse: if refuses { REFUSING } else { 0 },
-            short_of_files: false,
+            pause: Pause::new(),
+            hand_over_pause: Pause::new(),
             logged_at: None,
             posted: 0,
             ahead: FEWEST_AHEAD,
             completed: 0,
             free_numbers: (0..MAX_HANDED).rev().collect(),
             numbers: [Number { generation: 0, target: None }; MAX_HANDED as usize],
-            paused_until: None,
-            pause: SHORTEST_PAUSE,
             closed: false,
         }
     }
@@ -105,10 +139,9 @@ impl Acceptor {
 
     /// How many accepts to post now.
     pub(crate) fn wanted(&mut self, now: Nanos) -> u32 {
-        if self.closed || self.paused_until.is_some_and(|until| until > now) {
+        if self.closed || self.pause.lasts(now) {
             return 0;
         }
-        self.paused_until = None;
         if self.posted == 0 && self.completed >= self.ahead {
             self.ahead = (self.ahead * 2).min(MOST_AHEAD);
         } else if self.completed == 0 && self.ahead > FEWEST_AHEAD {
@@ -116,6 +149,11 @@ impl Acceptor {
         }
         self.completed = 0;
         self.ahead.saturating_sub(self.posted)
+    }
+
+    /// Whether accepts may be posted that hand over, among those wanted.
+    pub(crate) fn may_hand_over(&mut self, now: Nanos) -> bool {
+        !self.hand_over_pause.lasts(now)
     }
 
     /// Whether the rate lets one more accept be posted now.
@@ -132,20 +170,20 @@ impl Acceptor {
     /// not what it waits for: out of permits, to wake for that would be a hot loop.
     pub(crate) fn next(&self, now: Nanos) -> Option<Nanos> {
         let rate = self.kept_rate().filter(|_| self.posted < self.ahead);
-        let next = self.paused_until.or_else(|| rate?.when(self.posted + 1))?;
-        (next > now && !self.closed).then_some(next)
+        let next = self.pause.until.or_else(|| rate?.when(self.posted + 1));
+        let both = [next, self.hand_over_pause.until].into_iter().flatten();
+        both.filter(|next| *next > now && !self.closed).min()
     }
 
     /// A connection of ours has ended, and its descriptor is free.
     pub(crate) fn freed(&mut self) {
-        if std::mem::take(&mut self.short_of_files) {
-            self.paused_until = None;
-        }
+        self.pause.freed();
+        self.hand_over_pause.freed();
     }
 
     /// Whether it waits for a descriptor to be free.
     pub(crate) fn is_short_of_files(&self) -> bool {
-        self.short_of_files
+        self.pause.short_of_files || self.hand_over_pause.short_of_files
     }
 
     /// Whether accepts are in flight for those who are to be refused: they serve, where there is
@@ -158,7 +196,8 @@ impl Acceptor {
     /// and as long as accepts with a permit are: who comes now is theirs.
     pub(crate) fn token_to_refuse(&mut self) -> Option<Token> {
         let enough = self.refusing == self.refuse || self.posted > 0;
-        if enough || self.closed || self.paused_until.is_some() {
+        let paused = self.pause.until.or(self.hand_over_pause.until).is_some();
+        if enough || self.closed || paused {
             return None;
         }
         let token = self.token_of(Target::Nobody)?;
@@ -201,13 +240,12 @@ impl Acceptor {
         self.posted += 1;
     }
 
-    /// An accept completed with a connection, which is served. Whether the rate would have had it
-    /// wait.
-    pub(crate) fn succeed(&mut self, now: Nanos) -> bool {
+    /// An accept completed with a connection, for this shard or handed over, which is served. Whether
+    /// the rate would have had it wait.
+    pub(crate) fn succeed(&mut self, handed: bool, now: Nanos) -> bool {
         self.posted -= 1;
         self.completed += 1;
-        self.pause = SHORTEST_PAUSE;
-        self.short_of_files = false;
+        self.end_pause(handed);
         let Some(rate) = &mut self.rate else { return false };
         let would_wait = self.dry_rate && rate.available(now) == 0;
         if !would_wait {
@@ -219,11 +257,20 @@ impl Acceptor {
     /// An accept completed with a connection, which is refused.
     pub(crate) fn refuse(&mut self) {
         self.posted -= 1;
-        self.pause = SHORTEST_PAUSE;
+        self.end_pause(true);
     }
 
-    /// An accept failed. Returns whether a log line is due: one a second at most.
-    pub(crate) fn fail(&mut self, fault: Fault, now: Nanos) -> bool {
+    /// There was enough of what an accept needs, of this kind.
+    fn end_pause(&mut self, handed: bool) {
+        self.pause = Pause::new();
+        if handed {
+            self.hand_over_pause = Pause::new();
+        }
+    }
+
+    /// An accept failed, for this shard or handed over. Returns whether a log line is due: one a
+    /// second at most.
+    pub(crate) fn fail(&mut self, handed: bool, fault: Fault, now: Nanos) -> bool {
         self.posted -= 1;
         match fault {
             // The client had gone, and the next one may be there already; or we closed the listener.
@@ -235,12 +282,11 @@ impl Acceptor {
             // Short of descriptors, files, buffers or memory, or something new: asking again at
             // once would be a hot loop.
             _ => {
-                self.short_of_files |=
-                    matches!(fault, Fault::ProcessDescriptors | Fault::SystemDescriptors);
-                if self.paused_until.is_none() {
-                    self.paused_until = Some(now.after(self.pause));
-                    self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-                }
+                let files = matches!(fault, Fault::ProcessDescriptors | Fault::SystemDescriptors);
+                // A connection of this shard's own may need no descriptor: it says so itself.
+                let only_handed = handed && fault == Fault::ProcessDescriptors;
+                let pause = if only_handed { &mut self.hand_over_pause } else { &mut self.pause };
+                pause.begin(now, files);
                 let due = self.logged_at.is_none_or(|at| now.since(at) >= LOG_EVERY);
                 if due {
                     self.logged_at = Some(now);
@@ -280,7 +326,7 @@ mod tests {
             let wanted = acceptor.wanted(Nanos(0));
             ahead.push(wanted);
             (0..wanted).for_each(|_| acceptor.post());
-            (0..wanted).for_each(|_| _ = acceptor.succeed(Nanos(0)));
+            (0..wanted).for_each(|_| _ = acceptor.succeed(false, Nanos(0)));
         }
         assert_eq!(ahead, [4, 8, 16, 32, 64, 128, 256, 256]);
         for _ in 0..300 {
@@ -296,7 +342,7 @@ mod tests {
         let mut would_wait = || {
             assert!(acceptor.wanted(now) > 0 && acceptor.rate_allows(now));
             acceptor.post();
-            acceptor.succeed(now)
+            acceptor.succeed(false, now)
         };
         assert_eq!([would_wait(), would_wait(), would_wait()], [false, false, true]);
         assert_eq!(acceptor.next(now), None, "it wakes nobody");
@@ -333,8 +379,8 @@ mod tests {
             assert!(acceptor.wanted(now) > 0);
             acceptor.post();
             acceptor.post();
-            lines += u32::from(acceptor.fail(Fault::SystemDescriptors, now));
-            lines += u32::from(acceptor.fail(Fault::SystemDescriptors, now));
+            lines += u32::from(acceptor.fail(false, Fault::SystemDescriptors, now));
+            lines += u32::from(acceptor.fail(false, Fault::SystemDescriptors, now));
             let until = acceptor.next(now).unwrap();
             assert_eq!(acceptor.wanted(now), 0);
             pauses.push(until.since(now).as_millis());
@@ -346,17 +392,39 @@ mod tests {
         acceptor.wanted(now);
         acceptor.post();
         acceptor.post();
-        acceptor.succeed(now);
-        assert_eq!(acceptor.pause, SHORTEST_PAUSE);
-        acceptor.fail(Fault::ProcessDescriptors, now);
+        acceptor.succeed(false, now);
+        assert_eq!(acceptor.pause.length, SHORTEST_PAUSE);
+        acceptor.fail(false, Fault::ProcessDescriptors, now);
         assert_eq!(acceptor.wanted(now), 0);
         acceptor.freed();
         assert!(acceptor.wanted(now) > 0, "at once");
         acceptor.post();
-        acceptor.fail(Fault::Memory, now);
+        acceptor.fail(false, Fault::Memory, now);
         acceptor.freed();
         assert_eq!(acceptor.wanted(now), 0, "no descriptor was missing");
         acceptor.closed = true;
         assert_eq!(acceptor.next(now), None, "nothing to wake for after the end");
+    }
+
+    #[test]
+    fn who_is_handed_over_waits_for_descriptors_alone() {
+        let mut acceptor = Acceptor::new(None, true);
+        let now = Nanos(1);
+        acceptor.post();
+        acceptor.fail(true, Fault::ProcessDescriptors, now);
+        assert!(acceptor.wanted(now) > 0 && !acceptor.may_hand_over(now));
+        assert!(acceptor.is_short_of_files() && acceptor.token_to_refuse().is_none());
+        assert_eq!(acceptor.next(now).unwrap().since(now), SHORTEST_PAUSE);
+        acceptor.post();
+        acceptor.succeed(false, now);
+        assert!(!acceptor.may_hand_over(now), "it needed no descriptor");
+        acceptor.freed();
+        assert!(acceptor.may_hand_over(now), "at once");
+        acceptor.post();
+        acceptor.fail(false, Fault::ProcessDescriptors, now);
+        assert_eq!(acceptor.wanted(now), 0, "nobody finds one");
+        acceptor.post();
+        acceptor.fail(true, Fault::SystemDescriptors, now);
+        assert!(acceptor.may_hand_over(now), "then all wait");
     }
 }

@@ -33,12 +33,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             return;
         }
         let wanted = acceptor.wanted(now);
+        // Where others' have to wait, those for slots of this shard go on.
+        let only = (!acceptor.may_hand_over(now)).then_some(self.core.shard);
         for _ in 0..wanted {
             if !self.acceptor.as_ref().is_some_and(|acceptor| acceptor.rate_allows(now)) {
                 self.core.counters.rate_limited.add(1);
                 return;
             }
-            let Some(shard) = self.ledger.take() else { return self.accept_to_refuse() };
+            let Some(shard) = self.ledger.take_for(only) else {
+                return self.accept_to_refuse();
+            };
             let posted = if shard == self.core.shard {
                 self.post_own_accept()
             } else {
@@ -87,7 +91,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         match completion.result {
             Ok(_) => {
                 let peer = self.driver.accepted(completion.token).peer;
-                self.accept_succeeded();
+                self.accept_succeeded(false);
                 if self.count_peer(peer) {
                     self.begin(slot, peer);
                 } else {
@@ -95,7 +99,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 }
             }
             Err(failure) => {
-                self.accept_failed(failure);
+                self.accept_failed(false, failure);
                 self.core.table.get(slot).become_(Life::Free);
                 self.core.table.release(slot);
                 self.ledger.put_back(self.core.shard);
@@ -115,7 +119,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             operations.complete(Kind::HandOver, false);
         }
         if let Err(failure) = completion.result {
-            self.accept_failed(failure);
+            self.accept_failed(true, failure);
             if let Some(shard) = target {
                 self.ledger.put_back(shard);
             }
@@ -136,7 +140,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             self.ledger.release(shard);
             return self.refuse(socket, Reason::PeerLimit);
         }
-        self.accept_succeeded();
+        self.accept_succeeded(true);
         let link = &self.links[shard as usize];
         link.handed.push(Handed { socket, peer: accepted.peer });
         link.mailbox.ring();
@@ -179,18 +183,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
-    fn accept_succeeded(&mut self) {
+    fn accept_succeeded(&mut self, handed: bool) {
         let acceptor = self.acceptor.as_mut().expect("only the acceptor accepts");
-        if acceptor.succeed(self.core.now) {
+        if acceptor.succeed(handed, self.core.now) {
             self.core.is_dry(Dry::AcceptRate);
         }
     }
 
-    fn accept_failed(&mut self, failure: Failure) {
+    fn accept_failed(&mut self, handed: bool, failure: Failure) {
         self.gauge.note(failure.fault, self.core.now);
         let acceptor = self.acceptor.as_mut().expect("only the acceptor accepts");
         let was_short = acceptor.is_short_of_files();
-        if acceptor.fail(failure.fault, self.core.now) {
+        if acceptor.fail(handed, failure.fault, self.core.now) {
             tracing::warn!(%failure, "accepts fail; trying again after a pause, or when one of ours ends");
         }
         // Once: a session that ends after this must not be forgotten when the next accept fails.

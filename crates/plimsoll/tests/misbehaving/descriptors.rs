@@ -15,8 +15,10 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
 
 use crate::inner::alone;
-use crate::stage::{Echo, PATIENCE, Stage, answers, small};
+use crate::stage::{Echo, PATIENCE, Stage, answers, eventually, small};
 
+/// Connections at once, a half on each of two shards.
+const MOST: usize = 300;
 const WAITING: usize = 150;
 const INSIDE: usize = 20;
 const SHORT_FOR: Duration = Duration::from_secs(5);
@@ -26,16 +28,26 @@ fn on_ready() {
     if alone("descriptors::on_ready") {
         return;
     }
-    run_out(Choice::Ready, 1);
+    run_out(Choice::Ready, 1, true);
 }
 
-/// Shard 0 accepts into its ring's own table; what goes to shard 1 is a descriptor for a moment.
+/// Shard 0 accepts into its ring's own table, and goes on; what goes to shard 1 is a descriptor for a
+/// moment, and waits.
 #[test]
 fn on_uring_for_another_shard() {
     if alone("descriptors::on_uring_for_another_shard") {
         return;
     }
-    run_out(Choice::Uring, 2);
+    run_out(Choice::Uring, 2, true);
+}
+
+/// Without a table each connection is a descriptor, its own shard's and others'.
+#[test]
+fn on_uring_with_plain_descriptors() {
+    if alone("descriptors::on_uring_with_plain_descriptors") {
+        return;
+    }
+    run_out(Choice::Uring, 2, false);
 }
 
 /// Counts lines of the log, those that warn or worse.
@@ -63,13 +75,14 @@ impl Subscriber for Count {
     fn exit(&self, _: &Id) {}
 }
 
-fn run_out(driver: Choice, shards: u32) {
+fn run_out(driver: Choice, shards: u32, pool: bool) {
     tracing::subscriber::set_global_default(Count(&LINES)).expect("the first in this process");
     let most = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(700), maximum: most }).unwrap();
     let mut limits = small();
-    limits.max_connections = 300;
-    let stage = Stage::new((driver, Profile::Connections), limits, shards, Echo);
+    limits.max_connections = MOST as u32;
+    let stage = Stage::pooled((driver, Profile::Connections), limits, shards, pool, Echo);
+    let table = driver == Choice::Uring && pool;
     let mut inside: Vec<_> = (0..INSIDE).map(|_| stage.connect()).collect();
     assert!(inside.iter_mut().all(answers));
     // Their descriptors are there before all others are used up.
@@ -80,8 +93,15 @@ fn run_out(driver: Choice, shards: u32) {
         files.push(file);
     }
     let mut waiting = wait_in_line(&stage, sockets);
+    if table {
+        // The first shard needs no descriptor, and has room for half of all.
+        let served = (MOST / 2 + INSIDE / 2) as u64;
+        eventually("its slots are full", || stage.metrics().sessions == served);
+    }
     stay_short(&stage, &mut inside);
-    if driver == Choice::Ready {
+    if table {
+        assert_eq!(stage.metrics().sessions, (MOST / 2 + INSIDE / 2) as u64);
+    } else {
         free_one_at_a_time(&stage, inside.split_off(INSIDE / 2), &mut waiting);
     }
     // Room for all: none of them was lost.
@@ -150,7 +170,7 @@ fn free_one_at_a_time(stage: &Stage, leaving: Vec<TcpStream>, waiting: &mut Vec<
         gone.push((stream, waiting.remove(0)));
         // The next accept fails, and the pause begins.
         let errors = stage.metrics().accept_errors;
-        crate::stage::eventually("short again", || stage.metrics().accept_errors > errors);
+        eventually("short again", || stage.metrics().accept_errors > errors);
     }
     times.sort();
     println!("the next client served after one of ours had ended: {times:?}");

@@ -46,9 +46,20 @@ impl Stage {
 
     /// A server of handlers that tell how each of their sessions ended.
     pub(crate) fn new<H: Handler>(
+        way: Way,
+        limits: Limits,
+        shards: u32,
+        handler: impl Fn(Sender<Reason>) -> H + Send + Sync + 'static,
+    ) -> Self {
+        Self::pooled(way, limits, shards, true, handler)
+    }
+
+    /// The same, with pools or without.
+    pub(crate) fn pooled<H: Handler>(
         (driver, profile): Way,
         limits: Limits,
         shards: u32,
+        pool: bool,
         handler: impl Fn(Sender<Reason>) -> H + Send + Sync + 'static,
     ) -> Self {
         let (tell, ended) = channel();
@@ -58,6 +69,7 @@ impl Stage {
             .driver(driver)
             .profile(profile)
             .limits(limits)
+            .pool(pool)
             .start(move |_| handler(tell.clone()))
             .unwrap();
         let address = running.local_addr().unwrap();

@@ -54,6 +54,11 @@ impl Ledger {
     /// Takes a permit and charges it to the least loaded shard, whose number it returns. `None`
     /// where there is none: then a later [`Ledger::release`] wakes the acceptor.
     pub(crate) fn take(&self) -> Option<u32> {
+        self.take_for(None)
+    }
+
+    /// The same, charged to the shard that is named, if one is.
+    pub(crate) fn take_for(&self, shard: Option<u32>) -> Option<u32> {
         if !self.try_take() {
             // Sequentially consistent with `release`: either that sees the flag, or this second
             // try sees the permit.
@@ -63,7 +68,7 @@ impl Ledger {
             }
             self.starved.store(false, Ordering::SeqCst);
         }
-        let shard = self.least_loaded();
+        let shard = shard.unwrap_or_else(|| self.least_loaded());
         self.loads[shard as usize].fetch_add(1, Ordering::Relaxed);
         Some(shard)
     }
