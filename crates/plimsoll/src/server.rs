@@ -313,7 +313,9 @@ fn drive<D: Driver, H: Handler>(mut shard: Shard<D, H>, spin: bool) -> ShardEnd 
         if took > LONG_TURN && told.is_none_or(|told| end.since(told) > LOG_EVERY) {
             told = Some(end);
             let handler = std::any::type_name::<H>();
-            tracing::warn!(%handler, shard = shard.number(), ?took, "a handler blocks its shard");
+            let (called, shard) = (shard.called(), shard.number());
+            let (callback, callbacks) = (called.last, called.count);
+            tracing::warn!(%handler, callback, callbacks, shard, ?took, "a handler blocks its shard");
         }
         turns = turns.wrapping_add(1);
         if cfg!(debug_assertions) && turns.is_multiple_of(TURNS_PER_AUDIT) {

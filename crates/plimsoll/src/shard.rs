@@ -39,7 +39,7 @@ use crate::metrics::Counters;
 use crate::monitor::Gauge;
 use crate::reason::Reason;
 use crate::session::chain::Links;
-use crate::session::core::{Core, Slow};
+use crate::session::core::{Called, Core, Slow};
 use crate::session::life::{Life, Reading};
 use crate::session::table::Table;
 use crate::session::wheel::{NONE, Tick, Wheel};
@@ -204,6 +204,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 connects: Vec::with_capacity(parts.outgoing as usize),
                 outgoing_left: parts.outgoing,
                 shown: None,
+                called: Called::default(),
                 counters: parts.counters,
                 draining: false,
                 slow: match limits.drain_rate {
@@ -228,11 +229,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// Does all that there is to do at `now`, and returns until when to wait at most.
     pub(crate) fn turn(&mut self, now: Nanos) -> Option<Nanos> {
         self.core.now = now;
+        self.core.called = Called::default();
         let mut wish = None;
         if !self.started {
             self.started = true;
             self.top_up();
-            self.call_shard(H::on_start);
+            self.call_shard("on_start", H::on_start);
             self.settle();
         }
         // Before what completes now: a new shortage does not put off those who waited.
@@ -245,7 +247,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.refill_accepts();
         self.feed();
         self.top_up();
-        self.call_shard(|handler, shard| wish = handler.on_turn(shard));
+        self.call_shard("on_turn", |handler, shard| wish = handler.on_turn(shard));
         self.settle();
         self.cut_when_due();
         if self.operations.is_some() {
@@ -290,6 +292,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// What it counts.
     pub(crate) fn counters(&self) -> &Counters {
         &self.core.counters
+    }
+
+    /// The handler's callbacks of this turn.
+    pub(crate) fn called(&self) -> Called {
+        self.core.called
     }
 
     /// Its number.
@@ -399,7 +406,10 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 ShardContext { core: &mut self.core }.each_session(|cx| _ = cx.send(&bytes));
             }
             Mail::Message(message) => {
-                self.call_shard(|handler, shard| handler.on_message(shard, message));
+                let call = |handler: &mut H, shard: &mut ShardContext<'_, _>| {
+                    handler.on_message(shard, message);
+                };
+                self.call_shard("on_message", call);
             }
             Mail::Audit(answer) => _ = answer.send(self.audit()),
             Mail::Drain(within) => self.drain(within),
@@ -427,7 +437,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         if session.timer.is_some_and(|timer| !timer.is_after(tick)) {
             session.timer = None;
-            self.call(slot, H::on_timer);
+            self.call(slot, "on_timer", H::on_timer);
         }
         if self.core.silence_deadline(slot).is_some_and(|deadline| !deadline.is_after(tick)) {
             self.silent_too_long(slot);
@@ -445,13 +455,20 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn call<R>(
         &mut self,
         slot: u32,
+        name: &'static str,
         callback: impl FnOnce(&mut H, &mut Context<'_, H::State>) -> R,
     ) -> Option<R> {
+        self.core.called.note(name);
         call(&mut self.handler, &mut self.core, slot, callback)
     }
 
     /// Calls the handler for the shard; a panic costs nothing but a log line.
-    fn call_shard(&mut self, call: impl FnOnce(&mut H, &mut ShardContext<'_, H::State>)) {
+    fn call_shard(
+        &mut self,
+        name: &'static str,
+        call: impl FnOnce(&mut H, &mut ShardContext<'_, H::State>),
+    ) {
+        self.core.called.note(name);
         let handler = &mut self.handler;
         let mut shard = ShardContext { core: &mut self.core };
         if catch_unwind(AssertUnwindSafe(|| call(handler, &mut shard))).is_err() {

@@ -43,6 +43,32 @@ pub(crate) struct Shown {
     pub sent: Option<Span>,
 }
 
+/// The handler's callbacks of a turn: for the log, should one of them have blocked the shard.
+///
+/// None of them is timed, which would cost each message a look at a clock: where there was one, it
+/// was that; of several only the last is known.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Called {
+    pub last: &'static str,
+    pub count: u32,
+}
+
+impl Called {
+    /// A callback is called. `on_turn` ends each turn, and has a name here only where it is the only
+    /// one.
+    #[inline]
+    pub(crate) fn note(&mut self, name: &'static str) {
+        if name == "on_turn" {
+            if self.count > 0 {
+                return;
+            }
+        } else {
+            self.count += 1;
+        }
+        self.last = name;
+    }
+}
+
 /// An outgoing connection that is to be posted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Connect {
@@ -67,6 +93,7 @@ pub(crate) struct Core<S> {
     /// How many more may be connected: the others' slots are for accepts.
     pub outgoing_left: u32,
     pub shown: Option<Shown>,
+    pub called: Called,
     pub counters: Arc<Counters>,
     pub draining: bool,
     /// Sessions whose outbox is blocked, by slot; empty where no drain rate is asked for.

@@ -269,7 +269,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 let reason = Reason::ConnectFailed(failure);
                 self.core.counters.ended[reason.number()].add(1);
                 session.become_(Life::Free);
-                self.call(slot, |handler, cx| handler.on_disconnect(cx, reason));
+                self.call(slot, "on_disconnect", |handler, cx| handler.on_disconnect(cx, reason));
                 self.core.wheel.disarm(&mut self.core.table, slot);
                 self.core.touched.retain(|touched| *touched != slot);
                 self.core.table.release(slot);
@@ -296,7 +296,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         self.shedding.note_birth(slot);
         self.core.touch(slot);
-        if self.call(slot, H::on_connect) == Some(false) {
+        if self.call(slot, "on_connect", H::on_connect) == Some(false) {
             self.core.table.get(slot).end(Reason::Refused);
             self.core.abort(slot);
         }

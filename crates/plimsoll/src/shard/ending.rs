@@ -40,7 +40,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         self.core.counters.ended[reason.number()].add(1);
         if known {
-            self.call(slot, |handler, cx| handler.on_disconnect(cx, reason));
+            self.call(slot, "on_disconnect", |handler, cx| handler.on_disconnect(cx, reason));
         }
     }
 
@@ -133,7 +133,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         for slot in 0..self.core.table.touched() {
             match self.core.table.get(slot).life {
-                Life::Open => drop(self.call(slot, H::on_drain)),
+                Life::Open => drop(self.call(slot, "on_drain", H::on_drain)),
                 Life::Connecting => self.core.close(slot, Reason::Drained),
                 _ => {}
             }

@@ -38,7 +38,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let session = self.core.table.get(slot);
         if session.marks.end_owed {
             session.marks.end_owed = false;
-            self.call(slot, H::on_end);
+            self.call(slot, "on_end", H::on_end);
             return;
         }
         let in_flight = session.in_flight.has(Kind::Receive) || session.in_flight.has(Kind::Park);
@@ -258,6 +258,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let bytes = &lease.bytes(&self.memory)[start as usize..end as usize];
         let callback =
             |handler: &mut H, cx: &mut Context<'_, H::State>| handler.on_receive(cx, bytes);
+        self.core.called.note("on_receive");
         let consumed = call(&mut self.handler, &mut self.core, slot, callback).unwrap_or(0);
         if consumed > 0 {
             self.core.note_progress(slot);

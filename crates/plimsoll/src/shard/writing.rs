@@ -118,7 +118,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             session.marks.over_high = false;
             session.marks.wants_more = false;
             if session.life == Life::Open {
-                self.call(slot, H::on_writable);
+                self.call(slot, "on_writable", H::on_writable);
             }
         }
     }
