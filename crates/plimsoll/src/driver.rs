@@ -27,6 +27,8 @@ use std::sync::Arc;
 
 use crate::buffer::{Lease, Span};
 
+#[cfg(windows)]
+pub mod iocp;
 #[cfg(unix)]
 pub mod ready;
 #[cfg(unix)]
@@ -40,12 +42,11 @@ pub mod uring;
 mod backlog;
 #[cfg(unix)]
 mod connect;
-#[cfg(unix)]
 mod doze;
 #[cfg(unix)]
 mod errno;
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod loopback;
 #[cfg(test)]
 mod suite;
@@ -73,6 +74,15 @@ impl Nanos {
 fn monotonic() -> Nanos {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// The time of `QueryPerformanceCounter`, since the first that was asked for.
+#[cfg(windows)]
+fn monotonic() -> Nanos {
+    static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
+    let start = START.get_or_init(std::time::Instant::now);
+    // One more: 0 is before all times.
+    Nanos(start.elapsed().as_nanos() as u64 + 1)
 }
 
 /// What an operation is.
@@ -276,6 +286,28 @@ pub struct Features {
     pub notes: Vec<String>,
 }
 
+/// What a driver's pool of sockets has counted, where it has one: sockets that are made ahead of the
+/// connections, or used again after them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct PoolFigures {
+    /// Sockets that were there when one was needed.
+    pub hits: u64,
+    /// Sockets that had to be made then.
+    pub misses: u64,
+    /// Sockets that came back from a connection, to be used again.
+    pub returned: u64,
+    /// Sockets that were too long on their way back, and were reset.
+    pub expired: u64,
+    /// Sockets that are ready now.
+    pub idle: u64,
+    /// The most that were ready at once.
+    pub high_water: u64,
+    /// Sockets on their way back now: disconnected, and not yet free of the last connection.
+    pub limbo: u64,
+    /// The most that were on their way at once.
+    pub limbo_high_water: u64,
+}
+
 /// Wakes a driver that waits, from any thread. Several wakes before the next wait are one.
 pub trait Wake: Send + Sync + 'static {
     /// Makes the driver's current, or next, [`Driver::wait`] return.
@@ -391,6 +423,11 @@ pub trait Driver {
     ///
     /// Only what the driver cannot go on after: the shard ends.
     fn wait(&mut self, until: Option<Nanos>, out: &mut Vec<Completion>) -> std::io::Result<Nanos>;
+
+    /// What its pool of sockets has counted; `None` where it has none.
+    fn pool(&self) -> Option<PoolFigures> {
+        None
+    }
 }
 
 /// The most spans in one [`Driver::send`].

@@ -3,12 +3,9 @@
 mod error;
 mod listener;
 mod plan;
-#[cfg(unix)]
 mod seats;
 
-use std::net::SocketAddr;
-#[cfg(unix)]
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,7 +24,6 @@ use crate::reason::Reason;
 use crate::shard::{Link, Parts, Profile, Shard};
 pub use error::Error;
 use plan::Plan;
-#[cfg(unix)]
 use seats::Seats;
 
 /// Which kernel interface a server uses.
@@ -43,6 +39,8 @@ pub enum Choice {
     /// Readiness: epoll on Linux, kqueue on macOS and FreeBSD. Each connection is a descriptor of
     /// the process, so that `RLIMIT_NOFILE` bounds all shards together.
     Ready,
+    /// Completion ports: Windows. [`Choice::Auto`] there.
+    Iocp,
 }
 
 /// The most sessions that one shard serves: rings of io_uring cancel and look up slower with more
@@ -186,16 +184,23 @@ impl Builder {
             Choice::Uring => {
                 Err(Error::NoDriver("io_uring is Linux' own; choose `Ready` or `Auto`".into()))
             }
-            #[cfg(not(unix))]
-            Choice::Auto | Choice::Ready => {
-                let _ = factory;
-                Err(Error::NoDriver("no driver is built for this system yet; use Linux".into()))
+            #[cfg(windows)]
+            Choice::Auto | Choice::Iocp => {
+                let seats = Seats::iocp(&self)?;
+                self.open(seats, factory)
             }
+            #[cfg(not(windows))]
+            Choice::Iocp => Err(Error::NoDriver(
+                "completion ports are Windows' own; choose `Uring`, `Ready` or `Auto`".into(),
+            )),
+            #[cfg(windows)]
+            Choice::Ready => Err(Error::NoDriver(
+                "readiness (epoll, kqueue) is not Windows'; choose `Iocp` or `Auto`".into(),
+            )),
         }
     }
 
     /// Opens the listener, and runs.
-    #[cfg(unix)]
     fn open<D, H, F>(self, mut seats: Seats<D>, factory: F) -> Result<Running, Error>
     where
         D: Driver<Listener = TcpListener> + Send + 'static,

@@ -1,17 +1,19 @@
 //! Loopback, with peers on non-blocking sockets of the standard library: the world in which the
 //! drivers of real kernels are tested.
 
-#![allow(unsafe_code, reason = "a poll of one descriptor")]
+#![allow(unsafe_code, reason = "a poll of one socket")]
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 use socket2::{Domain, SockRef, Socket, Type};
 
+#[cfg(unix)]
 use super::errno::failure;
+#[cfg(windows)]
+use super::iocp::errors::failure;
 use super::suite::{Family, Heard, Peer, PeerListener, Plan, World};
 use super::{Driver, Fault};
 use crate::buffer::{Arena, Memory};
@@ -77,7 +79,7 @@ impl<K: Kind> World for Loopback<K> {
         socket.set_nonblocking(true).unwrap();
         let outcome = match socket.connect(&to.into()) {
             Ok(()) => None,
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => None,
+            Err(error) if error.raw_os_error() == Some(GOES_ON) => None,
             Err(error) => Some(Err(fault(&error))),
         };
         Stream { stream: socket.into(), outcome }
@@ -116,10 +118,7 @@ pub(super) struct Stream {
 impl Peer for Stream {
     fn connected(&mut self) -> Option<Result<(), Fault>> {
         if self.outcome.is_none() {
-            let mut poll =
-                libc::pollfd { fd: self.stream.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
-            // SAFETY: one pollfd, written within the call.
-            if unsafe { libc::poll(&raw mut poll, 1, 0) } == 1 {
+            if has_decided(&self.stream) {
                 self.outcome = Some(match self.stream.take_error().unwrap() {
                     None => Ok(()),
                     Some(error) => Err(fault(&error)),
@@ -185,8 +184,41 @@ impl PeerListener for Listener {
     }
 }
 
+/// What a connect says that goes on.
+#[cfg(unix)]
+const GOES_ON: i32 = libc::EINPROGRESS;
+#[cfg(windows)]
+const GOES_ON: i32 = windows_sys::Win32::Networking::WinSock::WSAEWOULDBLOCK;
+
+/// Whether a connect that went on has come to an end.
+#[cfg(unix)]
+fn has_decided(stream: &TcpStream) -> bool {
+    use std::os::fd::AsRawFd;
+
+    let mut poll = libc::pollfd { fd: stream.as_raw_fd(), events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one pollfd, written within the call.
+    unsafe { libc::poll(&raw mut poll, 1, 0) == 1 }
+}
+
+/// The same by `select`: `WSAPoll` did not tell of connects that fail before Windows 10, version 2004.
+#[cfg(windows)]
+fn has_decided(stream: &TcpStream) -> bool {
+    use std::os::windows::io::AsRawSocket;
+
+    use windows_sys::Win32::Networking::WinSock::{FD_SET, SOCKET, TIMEVAL, select};
+
+    let mut writable = FD_SET { fd_count: 1, ..FD_SET::default() };
+    writable.fd_array[0] = stream.as_raw_socket() as SOCKET;
+    let mut failed = writable;
+    let now = TIMEVAL::default();
+    // SAFETY: two sets of one socket, written within the call, and a time.
+    unsafe {
+        select(0, std::ptr::null_mut(), &raw mut writable, &raw mut failed, &raw const now) > 0
+    }
+}
+
 fn fault(error: &std::io::Error) -> Fault {
-    failure(error.raw_os_error().unwrap_or(libc::EIO)).fault
+    failure(error.raw_os_error().unwrap_or(0)).fault
 }
 
 fn domain(family: Family) -> Domain {

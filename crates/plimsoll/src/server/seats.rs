@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::plan::{Demand, Descriptors, Machine, Plan, check_buffers, check_operations};
 use super::{Builder, Error};
 use crate::buffer::{Arena, Memory};
+#[cfg(unix)]
 use crate::shard::{Profile, stream_blocks};
 
 /// A driver and its arena for each shard.
@@ -46,6 +47,22 @@ impl Seats<crate::driver::ready::Ready> {
     }
 }
 
+#[cfg(windows)]
+impl Seats<crate::driver::iocp::Iocp> {
+    /// On completion ports.
+    pub(super) fn iocp(builder: &Builder) -> Result<Self, Error> {
+        use crate::driver::iocp::{Config, Iocp};
+
+        Self::new(builder, Descriptors::Process, |slots, memory| {
+            let config = Config::new(slots);
+            let warm = builder.limits.warm_up.min(slots).max(config.ahead);
+            let config = Config { ahead: warm, ..config };
+            let config = if builder.pool { config } else { config.without_pool() };
+            Iocp::new(&config, memory).map_err(|error| Error::NoDriver(error.to_string()))
+        })
+    }
+}
+
 #[cfg(target_os = "linux")]
 impl Seats<crate::driver::uring::Uring> {
     /// On `io_uring`.
@@ -74,6 +91,7 @@ fn demand(builder: &Builder) -> Result<Demand, Error> {
     Demand::of(&builder.limits, builder.listen.is_some(), builder.shards)
 }
 
+#[cfg(unix)]
 fn blocks_for_streams(builder: &Builder) -> u32 {
     match builder.profile {
         Profile::Throughput => stream_blocks(builder.limits.blocks()),
