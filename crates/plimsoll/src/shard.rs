@@ -14,7 +14,7 @@ mod service;
 mod shortage;
 mod writing;
 
-#[cfg(all(test, unix))]
+#[cfg(test)]
 mod held;
 #[cfg(test)]
 mod simulated;

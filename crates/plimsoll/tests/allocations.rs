@@ -1,6 +1,5 @@
 //! Nothing is allocated on the path of messages and of accept and close, once a server is warm:
 //! counted by the allocator, on the shards' threads.
-#![cfg(unix)]
 #![allow(unsafe_code, reason = "an allocator that counts")]
 
 mod common;

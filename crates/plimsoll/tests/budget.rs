@@ -1,5 +1,4 @@
 //! Every limit, on the real kernel: what it lets through, what it stops, and what is told.
-#![cfg(unix)]
 
 mod common;
 

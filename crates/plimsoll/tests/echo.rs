@@ -1,5 +1,4 @@
 //! A server on the real kernel, against plain blocking clients.
-#![cfg(unix)]
 
 mod common;
 

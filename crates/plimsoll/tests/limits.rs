@@ -1,5 +1,4 @@
 //! The limit on connections: never overshot, and who waits is served when room comes.
-#![cfg(unix)]
 
 mod common;
 

@@ -1,5 +1,4 @@
 //! What a session's handler can do, and what ends a session.
-#![cfg(unix)]
 
 mod common;
 

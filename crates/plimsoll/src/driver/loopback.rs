@@ -142,6 +142,7 @@ impl Peer for Stream {
 
     fn read(&mut self, into: &mut [u8]) -> Heard {
         match (&self.stream).read(into) {
+            Ok(0) if was_reset(&self.stream) => Heard::Reset,
             Ok(0) => Heard::End,
             Ok(count) => Heard::Bytes(count),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Heard::Nothing,
@@ -215,6 +216,13 @@ fn has_decided(stream: &TcpStream) -> bool {
     unsafe {
         select(0, std::ptr::null_mut(), &raw mut writable, &raw mut failed, &raw const now) > 0
     }
+}
+
+/// Whether what reads as the end of a stream was a reset. Wine's server takes a socket's error from the
+/// kernel when it polls, so that a read finds none; it keeps it as `SO_ERROR`. (Wine 8;
+/// `sock_dispatch_events`, `get_so_error`.) Elsewhere the read itself has failed.
+fn was_reset(stream: &TcpStream) -> bool {
+    cfg!(windows) && matches!(stream.take_error(), Ok(Some(error)) if fault(&error) == Fault::Reset)
 }
 
 fn fault(error: &std::io::Error) -> Fault {

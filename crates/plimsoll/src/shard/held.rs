@@ -55,8 +55,13 @@ fn limits() -> Limits {
 
 /// Runs a test on every driver, in each profile.
 fn each_way(test: impl Fn((Choice, Profile))) {
-    let drivers: &[_] =
-        if cfg!(target_os = "linux") { &[Choice::Uring, Choice::Ready] } else { &[Choice::Ready] };
+    let drivers: &[_] = if cfg!(target_os = "linux") {
+        &[Choice::Uring, Choice::Ready]
+    } else if cfg!(windows) {
+        &[Choice::Iocp]
+    } else {
+        &[Choice::Ready]
+    };
     for driver in drivers {
         for profile in [Profile::Connections, Profile::Throughput] {
             println!("on {driver:?}, {profile:?}");

@@ -6,7 +6,13 @@ use plimsoll::{Choice, Profile};
 
 /// The drivers of this system.
 pub(crate) fn drivers() -> Vec<Choice> {
-    if cfg!(target_os = "linux") { vec![Choice::Uring, Choice::Ready] } else { vec![Choice::Ready] }
+    if cfg!(target_os = "linux") {
+        vec![Choice::Uring, Choice::Ready]
+    } else if cfg!(windows) {
+        vec![Choice::Iocp]
+    } else {
+        vec![Choice::Ready]
+    }
 }
 
 /// A driver and a profile: how a server works.

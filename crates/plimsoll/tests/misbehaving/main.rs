@@ -3,7 +3,6 @@
 //!
 //! Every test ends with the accounts reconciled, a drain that loses no block, and the reasons that
 //! the handler heard equal to those that the metrics counted ([`stage::Stage::finish`]).
-#![cfg(unix)]
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -69,7 +69,7 @@ where
             combination & 8 != 0,
             combination & 16 != 0,
         );
-        if receive && stream {
+        if stream && (receive || !bench.driver.features().streams) {
             continue;
         }
         for breath in [false, true] {
@@ -154,6 +154,7 @@ pub(in crate::driver) fn last_words(mut peer: TcpStream) -> Result<(), std::io::
     let mut some = vec![0; 1 << 16];
     loop {
         match peer.read(&mut some) {
+            Ok(0) if super::was_reset(&peer) => return Err(std::io::ErrorKind::ConnectionReset),
             Ok(0) => return Ok(()),
             Ok(_) => {}
             Err(error) => return Err(error.kind()),
