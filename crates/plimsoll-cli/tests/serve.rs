@@ -31,6 +31,18 @@ fn echoes_everything(target: SocketAddr, seed: u64) {
 }
 
 #[test]
+fn the_end_of_stdin_ends_a_server_that_was_told_so() {
+    let mut command = common::command(&["serve", "--listen", "127.0.0.1:0", "--until-eof"]);
+    let mut server = Serve::of(command.stdin(std::process::Stdio::piped()));
+    let mut stream = TcpStream::connect(server.address).unwrap();
+    stream.write_all(b"x").unwrap();
+    assert_eq!(stream.read(&mut [0; 4]).unwrap(), 1, "it serves as long as stdin is open");
+    drop(server.process.0.stdin.take());
+    assert_eq!(stream.read(&mut [0; 4]).unwrap(), 0, "the session ends with a FIN");
+    assert!(server.process.ended().success());
+}
+
+#[test]
 fn the_independent_verifier_finds_no_wrong_byte() {
     let mut seed = 1;
     for driver in DRIVERS {

@@ -14,6 +14,11 @@
 //! not a snapshot: a socket that is made, closed or changes state meanwhile may
 //! be missed or seen twice.
 //!
+//! # Windows
+//!
+//! The list is `GetExtendedTcpTable`'s: addresses and states, nothing of buffers, and no queue: what
+//! asks for a listener or for [`rotten`] is [`Error::Unknown`](crate::Error::Unknown) there.
+//!
 //! # Accept queue
 //!
 //! A listener's `depth` and `limit` are the very numbers the kernel compares
@@ -22,6 +27,8 @@
 
 #[cfg(target_os = "linux")]
 mod netlink;
+#[cfg(any(windows, test))]
+mod table;
 #[cfg(target_os = "linux")]
 mod wire;
 
@@ -312,6 +319,10 @@ impl StateCounts {
 }
 
 fn list_listeners(port: Option<u16>) -> Result<Vec<Listener>> {
+    if cfg!(windows) {
+        let what = "the depth of an accept queue, and its limit".to_owned();
+        return Err(crate::Error::Unknown { what });
+    }
     let mut found = Vec::new();
     let filter = Filter { local_port: port, states: States::LISTEN, ..Filter::default() };
     dump(&filter, &mut |record| found.extend(record.listener()))?;
@@ -340,16 +351,33 @@ fn dump(filter: &Filter, each: &mut dyn FnMut(&wire::Record<'_>)) -> Result<()> 
     Ok(())
 }
 
-/// Where there is no `sock_diag`: an error, and a record that has no value.
-#[cfg(not(target_os = "linux"))]
+/// Windows copies the whole table; what passes the filter is chosen from it.
+#[cfg(windows)]
+fn dump(filter: &Filter, each: &mut dyn FnMut(&table::Record)) -> Result<()> {
+    use crate::system::windows::{AF_INET, AF_INET6, tcp_table};
+    for (family, v6) in [(AF_INET, false), (AF_INET6, true)] {
+        if table::wanted(filter, v6) {
+            let bytes = tcp_table(family).map_err(|code| crate::Error::Diag {
+                doing: "list TCP sockets (GetExtendedTcpTable)",
+                cause: std::io::Error::from_raw_os_error(code.cast_signed()),
+                cure: "try again: the table grows while it is copied where connections come fast",
+            })?;
+            table::rows(&bytes, v6, filter, each);
+        }
+    }
+    Ok(())
+}
+
+/// Where there is no such list: an error, and a record that has no value.
+#[cfg(not(any(target_os = "linux", windows)))]
 fn dump(_: &Filter, _: &mut dyn FnMut(&Nothing)) -> Result<()> {
     Err(crate::Error::Unknown { what: "the kernel's list of TCP sockets".to_owned() })
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", windows)))]
 enum Nothing {}
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", windows)))]
 impl Nothing {
     fn state(&self) -> Option<State> {
         match *self {}

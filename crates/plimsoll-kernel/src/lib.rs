@@ -18,7 +18,8 @@
 //! | which limits would stop us | [`limits`], [`cgroup`] | `/proc/PID/limits`, `/proc/sys`, the cgroup file systems |
 //! | what has that process used | [`process`] | `/proc/PID`, CPU clocks |
 //! | does memory or do files run short, ten times a second | [`watch`] | the few of these that say so, kept open |
-//! | on which machine was this measured | [`machine`] | `/proc`, `/sys` |
+//! | on which machine was this measured | [`machine`] | `/proc`, `/sys`; on Windows the registry |
+//! | what do Windows' pools hold, which ports does it give | [`windows`] | `GetPerformanceInfo`, `netsh`, the registry |
 //!
 //! A counter is only worth something as a difference:
 //!
@@ -65,6 +66,7 @@ pub mod sockstat;
 mod source;
 mod system;
 pub mod watch;
+pub mod windows;
 
 use std::io;
 use std::path::PathBuf;

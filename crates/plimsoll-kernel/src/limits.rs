@@ -69,7 +69,8 @@ pub struct Limits {
     /// `net.ipv4.tcp_abort_on_overflow`: 1 resets a client whose *last* packet of
     /// the handshake finds the queue full.
     pub tcp_abort_on_overflow: Option<u64>,
-    /// `net.ipv4.ip_local_port_range`: first and last port given to clients.
+    /// `net.ipv4.ip_local_port_range`: first and last port given to clients. On Windows the dynamic
+    /// range, as [`TcpSettings`](crate::windows::TcpSettings) has it.
     pub local_ports: Option<(u16, u16)>,
     /// How many of those ports `net.ipv4.ip_local_reserved_ports` takes away.
     pub local_ports_reserved: Option<u32>,
@@ -136,6 +137,8 @@ impl Limits {
 
     fn with_process(process: &str) -> Self {
         let local_ports = pair("net.ipv4.ip_local_port_range");
+        #[cfg(windows)]
+        let local_ports = local_ports.or_else(crate::windows::dynamic_ports);
         Self {
             nofile: rlimit(process, "Max open files"),
             memlock: rlimit(process, "Max locked memory"),

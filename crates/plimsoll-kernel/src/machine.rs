@@ -11,7 +11,8 @@ use crate::{Error, Result};
 pub struct Machine {
     /// The operating system: `Linux`.
     pub system: String,
-    /// Its release, as `uname -r` prints it.
+    /// Its release, as `uname -r` prints it; of Windows version and build, with Wine's where it is
+    /// no Windows.
     pub kernel: String,
     /// The architecture this program was built for: `x86_64`, `aarch64`.
     pub architecture: String,
@@ -38,6 +39,10 @@ pub struct Machine {
 impl Machine {
     /// Reads it; some 300 µs.
     pub fn read() -> Result<Self> {
+        #[cfg(windows)]
+        if cfg!(windows) {
+            return of_registry();
+        }
         let kernel = source::read("/proc/sys/kernel/osrelease")?.trim().to_owned();
         let cpuinfo = source::read("/proc/cpuinfo")?;
         let cpus = count_cpus(&cpuinfo)
@@ -57,6 +62,47 @@ impl Machine {
             governor: word("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         })
     }
+}
+
+/// Windows keeps all of it in its registry.
+#[cfg(windows)]
+fn of_registry() -> Result<Machine> {
+    use crate::system::windows::{registry_number, registry_text, wine_version};
+    const VERSION: &str = r"SOFTWARE\Microsoft\Windows NT\CurrentVersion";
+    const PROCESSOR: &str = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0";
+    const BIOS: &str = r"HARDWARE\DESCRIPTION\System\BIOS";
+    let part = |name| registry_number(VERSION, name).map(|number| number.to_string());
+    let version = [
+        part("CurrentMajorVersionNumber"),
+        part("CurrentMinorVersionNumber"),
+        registry_text(VERSION, "CurrentBuildNumber"),
+        part("UBR"),
+    ];
+    let version: Vec<String> = version.into_iter().flatten().collect();
+    let mut kernel = version.join(".");
+    if let Some(wine) = wine_version() {
+        // Not Windows' kernel: whoever reads a result must see that.
+        kernel = format!("Wine {wine}, as {kernel}");
+    }
+    let named: Vec<String> = ["SystemManufacturer", "SystemProductName"]
+        .iter()
+        .filter_map(|name| registry_text(BIOS, name))
+        .filter(|name| !name.is_empty())
+        .collect();
+    let cpus = std::thread::available_parallelism().map_or(1, |n| NonZero::get(n) as u64);
+    Ok(Machine {
+        system: registry_text(VERSION, "ProductName").unwrap_or_else(|| "Windows".to_owned()),
+        kernel,
+        architecture: std::env::consts::ARCH.to_owned(),
+        cpu: registry_text(PROCESSOR, "ProcessorNameString").map(|name| name.trim().to_owned()),
+        cpus,
+        cpus_usable: cpus,
+        memory: Meminfo::read()?.total,
+        virtualised: None,
+        model: (!named.is_empty()).then(|| named.join(" ")),
+        clock_source: None,
+        governor: None,
+    })
 }
 
 /// The value of the first line `key : value`.

@@ -76,6 +76,9 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
     if let Some(time) = system::process_cpu_clock(pid).or_else(|| schedstat(pid)) {
         return Ok(time);
     }
+    if cfg!(windows) {
+        return Err(Error::NoProcess { pid });
+    }
     let stat = Stat::read(pid)?;
     Ok(stat.user + stat.system)
 }
@@ -85,7 +88,13 @@ pub fn cpu_time(pid: u32) -> Result<Duration> {
 /// process. Where that is not allowed, the second number of `/proc/PID/statm`,
 /// which may be off by some dozen pages per CPU (kernels since 6.2 keep it in
 /// per-CPU counters, earlier ones per thread).
+///
+/// On Windows the working set, exact.
 pub fn rss(pid: u32) -> Result<u64> {
+    #[cfg(windows)]
+    if cfg!(windows) {
+        return system::windows::working_set(pid).ok_or(Error::NoProcess { pid });
+    }
     let exact = source::read_optional(format!("/proc/{pid}/smaps_rollup"))
         .and_then(|text| source::keyed(&text, "Rss"));
     if let Some(kib) = exact {
@@ -104,7 +113,13 @@ pub fn rss(pid: u32) -> Result<u64> {
 ///
 /// Direct descriptors of an `io_uring` are no descriptors: they are not counted
 /// here, nor by `RLIMIT_NOFILE`'s use, but they are in `fs.file-nr`.
+///
+/// On Windows its handles, of every kind.
 pub fn descriptors(pid: u32) -> Result<u64> {
+    #[cfg(windows)]
+    if cfg!(windows) {
+        return system::windows::handles(pid).ok_or(Error::NoProcess { pid });
+    }
     let folder = format!("/proc/{pid}/fd");
     let entries = read_dir(pid, &folder)?;
     match fs::metadata(&folder) {
@@ -147,7 +162,21 @@ pub fn holders(inode: u64) -> Result<Vec<u32>> {
 
 /// The children of a process, ascending; by `/proc/PID/task/*/children`, or
 /// (without `CONFIG_PROC_CHILDREN`) by asking every process for its parent.
+///
+/// On Windows by a snapshot of all processes (about 1 ms); one whose parent has ended may name a
+/// stranger who was given its number since.
 pub fn children(pid: u32) -> Result<Vec<u32>> {
+    #[cfg(windows)]
+    if cfg!(windows) {
+        let all = system::windows::parents().ok_or(Error::NoProcess { pid })?;
+        let mut found: Vec<u32> = all
+            .into_iter()
+            .filter(|(child, parent)| *parent == pid && *child != pid)
+            .map(|(child, _)| child)
+            .collect();
+        found.sort_unstable();
+        return Ok(found);
+    }
     let folder = format!("/proc/{pid}/task");
     let mut found = Vec::new();
     for entry in read_dir(pid, &folder)?.flatten() {

@@ -1,30 +1,23 @@
 //! The few figures that come from a call instead of a file.
 
+#[cfg(windows)]
+pub(crate) mod windows;
+
+#[cfg(windows)]
+pub(crate) use windows::physical_memory;
+
 /// Bytes per page of memory, or `None` on systems not known here.
 #[cfg_attr(
-    target_os = "linux",
+    any(target_os = "linux", windows),
     allow(clippy::unnecessary_wraps, reason = "other systems have no figure")
 )]
 pub(crate) fn page_size() -> Option<u64> {
     #[cfg(target_os = "linux")]
     return Some(rustix::param::page_size() as u64);
-    #[cfg(not(target_os = "linux"))]
+    #[cfg(windows)]
+    return Some(windows::page_size());
+    #[cfg(not(any(target_os = "linux", windows)))]
     None
-}
-
-/// The machine's physical memory on Windows: bytes to be had, and bytes in all
-/// (`GlobalMemoryStatusEx`, `ullAvailPhys` and `ullTotalPhys`). Some microseconds, no allocation.
-#[cfg(windows)]
-#[allow(unsafe_code, reason = "one system call that fills a structure")]
-pub(crate) fn physical_memory() -> Option<(u64, u64)> {
-    use windows_sys::Win32::System::SystemInformation::{GlobalMemoryStatusEx, MEMORYSTATUSEX};
-
-    let mut status =
-        MEMORYSTATUSEX { dwLength: size_of::<MEMORYSTATUSEX>() as u32, ..Default::default() };
-    // SAFETY: the call writes one structure, of the length that it says, through the pointer, which
-    // is to a live local; it keeps nothing.
-    let told = unsafe { GlobalMemoryStatusEx(&raw mut status) } != 0;
-    told.then_some((status.ullAvailPhys, status.ullTotalPhys))
 }
 
 /// Ticks per second in which `/proc/PID/stat` counts CPU time (`USER_HZ`).
@@ -57,7 +50,13 @@ pub(crate) fn process_cpu_clock(pid: u32) -> Option<std::time::Duration> {
     Some(std::time::Duration::new(seconds, nanos))
 }
 
-#[cfg(not(target_os = "linux"))]
+/// The CPU time of a process; of one that has ended too, as long as somebody holds a handle of it.
+#[cfg(windows)]
+pub(crate) fn process_cpu_clock(pid: u32) -> Option<std::time::Duration> {
+    windows::cpu_time(pid)
+}
+
+#[cfg(not(any(target_os = "linux", windows)))]
 pub(crate) fn process_cpu_clock(_: u32) -> Option<std::time::Duration> {
     None
 }

@@ -15,9 +15,11 @@
 //! service rate and stall follows the backlog that is needed ([`backlog_needed`]), and the same
 //! arrivals are run again with exactly that backlog.
 //!
-//! Everything is on loopback and in this process; the client spins between arrivals. Linux only.
+//! Everything is on loopback and in this process; the client spins between arrivals. The depth is
+//! measured on Linux only: Windows does not tell how deep a queue is, nor that it overflowed.
 
 mod drain;
+#[cfg(target_os = "linux")]
 mod paced;
 
 use std::fmt::Write as _;
@@ -25,7 +27,6 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::time::Duration;
 
 use plimsoll_kernel::limits::Limits;
-use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::results::{Accept, AcceptRate};
@@ -86,6 +87,10 @@ const DESCRIPTORS_SPARE: u64 = 128;
 /// descriptors, `somaxconn` is too small to time anything, or sockets cannot be had.
 pub fn run(lab: &Lab, options: &Options) -> Result<(Accept, bool)> {
     check(options)?;
+    if cfg!(not(target_os = "linux")) && (options.rate.is_some() || options.burst.is_some()) {
+        // Before anything is timed.
+        depth(lab, options, &Limits::default(), &mut empty(options))?;
+    }
     crate::sys::raise_descriptor_limit();
     let limits = Limits::read();
     let fill = queue_length(&limits)?;
@@ -236,13 +241,6 @@ pub(crate) fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
-/// CPU time of the calling thread.
-pub(crate) fn thread_cpu() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
-    // The clock counts up from 0, and its nanoseconds stay below a second.
-    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
-}
-
 /// A listener on a free port of 127.0.0.1 that does not block, with this backlog.
 fn listen(backlog: u32) -> Result<(TcpListener, SocketAddr)> {
     let made = || {
@@ -290,6 +288,7 @@ fn check(options: &Options) -> Result<()> {
 /// How many connections to queue for a timing: within somaxconn, and both ends within the limit on
 /// descriptors.
 fn queue_length(limits: &Limits) -> Result<u64> {
+    // Not known: what every system takes (Windows: 200).
     let somaxconn = limits.somaxconn.unwrap_or(128);
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |entries| entries.count() as u64);
     let descriptors = limits.nofile.map_or(1024, |limit| limit.soft);
@@ -312,7 +311,17 @@ fn queue_length(limits: &Limits) -> Result<u64> {
     Err(Error::machine(cause, cure))
 }
 
+/// Without the queue's depth and its overflows there is nothing to find.
+#[cfg(not(target_os = "linux"))]
+fn depth(_: &Lab, _: &Options, _: &Limits, _: &mut Accept) -> Result<()> {
+    Err(Error::machine(
+        "arrivals against a queue need its depth and its overflows, and this system tells neither",
+        "leave out --rate and --burst, or run it on Linux",
+    ))
+}
+
 /// The paced part: once with the backlog asked for, once with the one found to be needed.
+#[cfg(target_os = "linux")]
 fn depth(lab: &Lab, options: &Options, limits: &Limits, result: &mut Accept) -> Result<()> {
     let somaxconn = limits.somaxconn.unwrap_or(128);
     let backlog = options.backlog.map_or(somaxconn, u64::from).min(somaxconn);
@@ -371,6 +380,7 @@ fn depth(lab: &Lab, options: &Options, limits: &Limits, result: &mut Accept) -> 
     Ok(())
 }
 
+#[cfg(target_os = "linux")]
 fn reasoning(arrivals: &Arrivals, result: &Accept) -> Vec<String> {
     let mut sentences = vec![format!(
         "Arrivals: {} at Poisson times{}.",

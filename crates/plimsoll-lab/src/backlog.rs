@@ -152,7 +152,7 @@ fn one(
     let listener = listen(options.address, requested)?;
     let address = listener.address;
     let before = Baseline::read();
-    let granted = diag::listener(address)?.map(|queue| u64::from(queue.limit));
+    let granted = diag::listener(address).ok().flatten().map(|queue| u64::from(queue.limit));
     let sources = SourcePool::new(address, options.sources)?;
     let fill = Fill::new(lab, options, workers, address, granted, &before, sources);
     let filled = fill.run()?;
@@ -256,8 +256,8 @@ fn listen_on(address: SocketAddr, backlog: Option<i32>) -> std::io::Result<Socke
         // The library's default, whatever it is.
         return TcpListener::bind(address).map(Socket::from);
     };
-    let socket =
-        Socket::new(Domain::for_address(address), Type::STREAM.cloexec(), Some(Protocol::TCP))?;
+    // Not inherited by the workers: socket2 sees to that.
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.bind(&address.into())?;
     socket.listen(backlog)?;
     Ok(socket)

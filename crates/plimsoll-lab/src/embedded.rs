@@ -12,9 +12,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process};
-
-use crate::sys::{Interrupt, tie_to_parent};
+use crate::sys::{Interrupt, ask_to_end, tie_to_parent};
 use crate::{Error, Lab, Result};
 
 /// How long it may take to listen.
@@ -90,11 +88,7 @@ impl Embedded {
     /// last lines it wrote to stderr; [`Error::Usage`] when it ended with exit code 2.
     pub fn start(lab: &Lab, options: &Options) -> Result<Self> {
         let mut command = Command::new(&lab.executable);
-        command
-            .args(options.arguments())
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.args(options.arguments()).stdout(Stdio::piped()).stderr(Stdio::piped());
         tie_to_parent(&mut command, Interrupt::OwnGroup);
         let mut child = command.spawn().map_err(|error| {
             Error::machine(
@@ -153,7 +147,7 @@ impl Embedded {
         self.last_lines.lock().map(|lines| lines.iter().cloned().collect()).unwrap_or_default()
     }
 
-    /// Asks it to drain and end (SIGTERM); kills it if that takes more than 10 s. Returns its exit
+    /// Asks it to drain and end (SIGTERM; the end of its stdin on Windows); kills it if that takes more than 10 s. Returns its exit
     /// status, `None` if it had to be killed.
     pub fn stop(mut self) -> Option<ExitStatus> {
         self.end()
@@ -163,10 +157,7 @@ impl Embedded {
         if let Some(status) = self.ended() {
             return Some(status);
         }
-        if let Some(pid) = Pid::from_raw(self.child.id() as i32) {
-            // It may have ended just now: then there is nobody to tell.
-            let _ = kill_process(pid, Signal::TERM);
-        }
+        ask_to_end(&mut self.child);
         let deadline = Instant::now() + STOP_PATIENCE;
         while Instant::now() < deadline {
             if let Some(status) = self.ended() {

@@ -12,6 +12,7 @@ use plimsoll_kernel::netstat::Netstat;
 use plimsoll_kernel::slab::Slabs;
 use plimsoll_kernel::sockstat::Sockstat;
 
+use crate::errno;
 use crate::results::{KernelObject, Side, StoppedBy};
 
 /// A verdict.
@@ -208,7 +209,8 @@ pub fn ports(taken: u64, sources: &str, how_many: u64, destination: std::net::So
     } else {
         format!("all {how_many} source addresses")
     };
-    let text = format!("EADDRNOTAVAIL on {which}: {taken} connections from {sources}; {range}");
+    let name = errno::NO_PORT.join(" or ");
+    let text = format!("{name} on {which}: {taken} connections from {sources}; {range}");
     let mut stop = Stop::new(StoppedBy::Ports, Side::Client, text);
     if missing > 0 && missing < 1000 {
         stop.add(format!(
@@ -305,7 +307,7 @@ fn cost(
         if per_connection < 0.1 {
             continue;
         }
-        let page = rustix::param::page_size() as u64;
+        let page = crate::sys::page_bytes();
         let with_waste = (slab.pages_per_slab * page) as f64 / slab.objects_per_slab.max(1) as f64;
         cost.bytes += per_connection * slab.object_size as f64;
         cost.slab_bytes += per_connection * with_waste;

@@ -1,7 +1,9 @@
 //! `plimsoll serve`.
 
+use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -62,6 +64,9 @@ pub(crate) struct Args {
     /// [default: the client closes]
     #[arg(long, value_name = "BYTES", value_parser = args::size)]
     close_after: Option<u64>,
+    /// Drain and end when stdin ends, as on SIGTERM: for a parent process
+    #[arg(long)]
+    until_eof: bool,
     #[command(flatten)]
     limits: LimitArgs,
 }
@@ -167,6 +172,9 @@ pub(crate) fn run(args: &Args, output: &OutputArgs) -> Result<u8> {
     // Each connection is a descriptor on epoll, and login shells allow 1,024 by default.
     plimsoll_lab::raise_descriptor_limit();
     let interrupted = interrupt::flag()?;
+    if args.until_eof {
+        end_with_stdin(&interrupted)?;
+    }
     let running = match args.close_after {
         None => builder.start(|_shard| Echo),
         Some(bytes) => builder.start(move |_shard| EchoThenClose(bytes)),
@@ -188,6 +196,19 @@ pub(crate) fn run(args: &Args, output: &OutputArgs) -> Result<u8> {
         tracing::info!(ended = report.ended, cut = report.cut, "drained");
     }
     Ok(super::OK)
+}
+
+/// Sets the flag once stdin has ended.
+fn end_with_stdin(interrupted: &Arc<AtomicBool>) -> Result<()> {
+    let interrupted = Arc::clone(interrupted);
+    let wait = move || {
+        // An error is an end too.
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        interrupted.store(true, Ordering::Relaxed);
+    };
+    std::thread::Builder::new().name("stdin".into()).spawn(wait).map(drop).map_err(|error| {
+        Error::machine(format!("cannot start a thread: {error}"), "raise `ulimit -u`")
+    })
 }
 
 /// A flag, or the file's word for it.

@@ -1,16 +1,16 @@
 //! Filling a queue, and timing how fast it is drained.
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::io::Errno;
-use rustix::net::SocketFlags;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::{listen, machine, thread_cpu};
+use super::{listen, machine};
 use crate::Result;
+use crate::sys::{self, thread_cpu};
 
 /// A way of accepting.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +32,20 @@ impl Way {
 
     pub(super) fn name(self) -> &'static str {
         match self {
+            _ if cfg!(windows) => self.name_on_windows(),
             Self::Accept => "accept4",
             Self::AcceptClose => "accept4 + close",
             Self::AcceptCloseReset => "accept4 + close, client has reset",
             Self::WhileArriving => "accept4 while clients arrive",
+        }
+    }
+
+    fn name_on_windows(self) -> &'static str {
+        match self {
+            Self::Accept => "accept",
+            Self::AcceptClose => "accept + closesocket",
+            Self::AcceptCloseReset => "accept + closesocket, client has reset",
+            Self::WhileArriving => "accept while clients arrive",
         }
     }
 }
@@ -113,7 +123,7 @@ fn drain(listener: &TcpListener, expected: u64, close: bool) -> Result<Drained> 
     let cpu = thread_cpu();
     let start = Instant::now();
     loop {
-        match rustix::net::accept_with(listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+        match sys::accept(listener) {
             Ok(connection) => {
                 accepted += 1;
                 if close {
@@ -122,10 +132,14 @@ fn drain(listener: &TcpListener, expected: u64, close: bool) -> Result<Drained> 
                     kept.push(connection);
                 }
             }
-            Err(Errno::WOULDBLOCK) => break,
-            // A signal, or a client that reset: the next one may be there.
-            Err(Errno::INTR | Errno::CONNABORTED) => {}
-            Err(error) => return Err(machine("accept", &error.into())),
+            Err(error) => match error.kind() {
+                ErrorKind::WouldBlock => break,
+                // A signal, or a client that reset: the next one may be there.
+                ErrorKind::Interrupted | ErrorKind::ConnectionAborted => {}
+                // Windows says of a client that reset that the connection was reset.
+                ErrorKind::ConnectionReset if cfg!(windows) => {}
+                _ => return Err(machine("accept", &error)),
+            },
         }
     }
     let seconds = start.elapsed().as_secs_f64().max(1e-9);

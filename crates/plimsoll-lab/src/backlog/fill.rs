@@ -112,14 +112,14 @@ impl<'a> Fill<'a> {
         let stop = loop {
             self.dispatch()?;
             self.hear(Instant::now() + self.tick())?;
-            let depth = self.look()?;
+            let depth = self.look();
             if let Some(stop) = self.decide(depth) {
                 break stop;
             }
         };
         let interrupted = self.lab.is_interrupted();
         self.halt()?;
-        self.rest()?;
+        self.rest();
         let tally = self.tally();
         let stop = if stop.by == StoppedBy::QueueFull {
             verdict::queue_full(&self.facts(&tally))
@@ -274,8 +274,9 @@ impl<'a> Fill<'a> {
     }
 
     /// Looks at the listener and the counters; returns the depth.
-    fn look(&mut self) -> Result<Option<u64>> {
-        let depth = diag::listener(self.address)?.map(|queue| u64::from(queue.depth));
+    fn look(&mut self) -> Option<u64> {
+        let queue = diag::listener(self.address).ok().flatten();
+        let depth = queue.map(|queue| u64::from(queue.depth));
         self.deepest = self.deepest.max(depth.unwrap_or(0));
         self.netstat = Netstat::read().ok();
         let slow = self.slow_at.is_none_or(|at| at.elapsed() >= SLOW_TICK);
@@ -304,7 +305,7 @@ impl<'a> Fill<'a> {
             queued: depth,
             kernel_bytes,
         });
-        Ok(depth)
+        depth
     }
 
     fn decide(&self, depth: Option<u64>) -> Option<Stop> {
@@ -363,18 +364,17 @@ impl<'a> Fill<'a> {
     }
 
     /// Waits until the depth is the same twice, 30 ms apart: the largest must not be missed.
-    fn rest(&mut self) -> Result<()> {
+    fn rest(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(2);
-        let mut last = self.look()?;
+        let mut last = self.look();
         while Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(30));
-            let now = self.look()?;
+            let now = self.look();
             if now == last {
                 break;
             }
             last = now;
         }
-        Ok(())
     }
 }
 

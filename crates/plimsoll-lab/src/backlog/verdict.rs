@@ -1,5 +1,6 @@
 //! The sentences that say what ended a run.
 
+use crate::errno;
 use crate::evidence::{Baseline, Stop, why_silent, words};
 use crate::results::{Side, StoppedBy};
 use crate::units;
@@ -79,7 +80,7 @@ pub(super) fn met(why: Why, tally: &Tally, before: &Baseline) -> Stop {
             Side::Client,
             format!("the kernel had no memory for a socket: {}", errors()),
         ),
-        _ if tally.errors.contains_key("ECONNREFUSED") => Stop::new(
+        _ if tally.errors.contains_key(errno::REFUSED) => Stop::new(
             StoppedBy::Refused,
             Side::Server,
             format!("connects were refused: {}", errors()),

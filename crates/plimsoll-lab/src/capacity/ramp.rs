@@ -13,7 +13,7 @@ use crate::evidence::{self, Baseline, Cost, Guard, Stop};
 use crate::results::{Capacity, CapacitySample, Side, StoppedBy};
 use crate::source::{Source, SourcePool};
 use crate::worker::{Connect, Keep, Report, Request, Tally, Why, Workers};
-use crate::{Error, Lab, Result, units};
+use crate::{Error, Lab, Result, errno, units};
 
 /// Connects in flight at once.
 const IN_FLIGHT: usize = 64;
@@ -209,7 +209,8 @@ impl<'a> Ramp<'a> {
         tally.in_flight = 0;
         // A source without ports is not a failure while there are others.
         if connected.why == Why::Ports {
-            let misses = tally.errors.remove("EADDRNOTAVAIL").unwrap_or(0);
+            let misses: u64 =
+                errno::NO_PORT.iter().filter_map(|name| tally.errors.remove(*name)).sum();
             tally.attempted = tally.attempted.saturating_sub(misses);
             self.sources.exhausted(source);
             self.source = None;

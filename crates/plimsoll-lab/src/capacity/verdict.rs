@@ -9,7 +9,7 @@ use super::ramp::{Ramp, Step};
 use crate::evidence::{self, Stop, words};
 use crate::results::{Side, StoppedBy};
 use crate::worker::{Connect, Keep, Report, Request, Tally, Why};
-use crate::{Error, Result};
+use crate::{Error, Result, errno};
 
 /// The verdict after a step; `None` to go on.
 ///
@@ -93,7 +93,7 @@ fn server_limit(ramp: &Ramp<'_>, seen: String) -> Stop {
 /// Sixteen connects in a row have failed.
 fn failing(ramp: &Ramp<'_>, cpu: (Instant, Option<Duration>)) -> Stop {
     let errors = named(&ramp.tally.errors);
-    if ramp.tally.errors.contains_key("ECONNREFUSED") {
+    if ramp.tally.errors.contains_key(errno::REFUSED) {
         let text = format!("after {} connections it refuses: {errors}", ramp.tally.established);
         return Stop::new(StoppedBy::Refused, Side::Server, text);
     }
@@ -217,21 +217,24 @@ fn from_another(ramp: &mut Ramp<'_>, source: IpAddr) -> Result<u64> {
 /// The first connection was not made.
 pub(super) fn unreachable(address: SocketAddr, step: Step, tally: &Tally) -> Error {
     let errors = &tally.errors;
-    if errors.contains_key("ECONNREFUSED") {
+    if errors.contains_key(errno::REFUSED) {
         return Error::target(
-            format!("nobody listens on {address} (ECONNREFUSED)"),
+            format!("nobody listens on {address} ({})", errno::REFUSED),
             "start the server, or check address and port: `ss -ltn` lists who listens",
         );
     }
-    if errors.contains_key("ETIMEDOUT") {
+    if errors.contains_key(errno::TIMED_OUT) {
         return Error::target(
-            format!("{address} does not answer a connect (ETIMEDOUT)"),
+            format!("{address} does not answer a connect ({})", errno::TIMED_OUT),
             "a firewall drops it, the host is down, or its accept queue is full: see `ss -ltn` there",
         );
     }
     if step == Step::NoPorts {
         return Error::machine(
-            format!("no source address has a port left towards {address} (EADDRNOTAVAIL)"),
+            format!(
+                "no source address has a port left towards {address} ({})",
+                errno::NO_PORT.join(", ")
+            ),
             "give source addresses that this machine has, or wait for TIME_WAIT (60 s) to pass",
         );
     }

@@ -1,17 +1,15 @@
 //! The client's thread: a ring of connections, each call timed.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::io::Errno;
-use rustix::net::{RecvFlags, SendFlags, recv, send};
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::Socket;
 
 use super::{End, Options, Variant};
 use crate::accept::median;
+use crate::sys::{self, Poll, Wanted};
 use crate::{Error, Result, errno};
 
 /// The parts of a cycle, in the order of [`Turn::parts`].
@@ -104,12 +102,6 @@ enum Failure {
     Corrupt,
 }
 
-impl From<Errno> for Failure {
-    fn from(error: Errno) -> Self {
-        Self::Io(error.into())
-    }
-}
-
 impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         Self::Io(error)
@@ -142,7 +134,7 @@ impl<'a> Client<'a> {
         let mut turn = Turn::default();
         let mut ring: Vec<Option<Flight>> = (0..self.options.concurrency).map(|_| None).collect();
         let mut failures = 0;
-        let cpu = crate::accept::thread_cpu();
+        let cpu = sys::thread_cpu();
         let start = Instant::now();
         let mut starting = true;
         while starting || ring.iter().any(Option::is_some) {
@@ -170,7 +162,7 @@ impl<'a> Client<'a> {
             starting = starting && start.elapsed() < length;
         }
         turn.seconds = start.elapsed().as_secs_f64();
-        turn.client_cpu = crate::accept::thread_cpu().saturating_sub(cpu);
+        turn.client_cpu = sys::thread_cpu().saturating_sub(cpu);
         Ok(turn)
     }
 
@@ -191,7 +183,7 @@ impl<'a> Client<'a> {
         let made = Instant::now();
         match socket.connect(&self.address.into()) {
             Ok(()) => {}
-            Err(error) if error.raw_os_error() == Some(Errno::INPROGRESS.raw_os_error()) => {}
+            Err(error) if errno::in_progress(&error) => {}
             Err(error) => {
                 // The next one has another source address.
                 self.source = self.source.wrapping_add(self.options.concurrency as u32);
@@ -225,12 +217,9 @@ impl<'a> Client<'a> {
     }
 
     fn make(&self, slot: u32) -> Result<Socket, Failure> {
-        let kind = Type::STREAM.nonblocking();
-        let socket = Socket::new(Domain::for_address(self.address), kind, Some(Protocol::TCP))?;
+        let socket = sys::stream_socket(self.address)?;
         if let Some(network) = self.network {
-            crate::sys::bind_address_no_port(&socket)?;
-            let source = source(network, self.source.wrapping_add(slot));
-            socket.bind(&SocketAddr::from((source, 0)).into())?;
+            sys::bind_source(&socket, source(network, self.source.wrapping_add(slot)).into())?;
         }
         Ok(socket)
     }
@@ -238,11 +227,11 @@ impl<'a> Client<'a> {
     fn send_all(&self, socket: &Socket) -> Result<(), Failure> {
         let mut rest = &self.message[..];
         while !rest.is_empty() {
-            match send(socket, rest, SendFlags::NOSIGNAL) {
+            match (&mut &*socket).write(rest) {
                 Ok(sent) => rest = &rest[sent..],
                 // The handshake is not over, or the peer reads nothing yet.
-                Err(Errno::WOULDBLOCK) => self.wait(socket, PollFlags::OUT)?,
-                Err(Errno::INTR) => {}
+                Err(error) if is_not_yet(&error) => self.wait(socket, Wanted::Write)?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
         }
@@ -265,25 +254,32 @@ impl<'a> Client<'a> {
     fn read(&mut self, socket: &Socket, filled: usize) -> Result<usize, Failure> {
         let start = Instant::now();
         loop {
-            match recv(socket, &mut self.reply[filled..], RecvFlags::DONTWAIT) {
-                Ok((count, _)) => return Ok(count),
-                Err(Errno::WOULDBLOCK) if start.elapsed() < SPIN => std::hint::spin_loop(),
-                Err(Errno::WOULDBLOCK) => self.wait(socket, PollFlags::IN)?,
-                Err(Errno::INTR) => {}
+            match (&mut &*socket).read(&mut self.reply[filled..]) {
+                Ok(count) => return Ok(count),
+                Err(error) if is_not_yet(&error) && start.elapsed() < SPIN => {
+                    std::hint::spin_loop();
+                }
+                Err(error) if is_not_yet(&error) => self.wait(socket, Wanted::Read)?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error.into()),
             }
         }
     }
 
-    fn wait(&self, socket: &Socket, flags: PollFlags) -> Result<(), Failure> {
-        let timeout = Timespec {
-            tv_sec: self.options.timeout.as_secs().try_into().unwrap_or(i64::MAX),
-            tv_nsec: self.options.timeout.subsec_nanos().into(),
-        };
-        match poll(&mut [PollFd::new(socket, flags)], Some(&timeout)) {
-            Ok(0) => Err(Failure::Timeout),
-            Ok(_) | Err(Errno::INTR) => Ok(()),
-            Err(error) => Err(error.into()),
+    fn wait(&self, socket: &Socket, wanted: Wanted) -> Result<(), Failure> {
+        let deadline = Instant::now() + self.options.timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let mut poll = Poll::new(1);
+            poll.watch(socket, wanted);
+            poll.wait(left)?;
+            if poll.ready().any(|ready| ready) {
+                return Ok(());
+            }
+            // A signal may have ended the wait early.
+            if left.is_zero() {
+                return Err(Failure::Timeout);
+            }
         }
     }
 
@@ -299,7 +295,7 @@ impl<'a> Client<'a> {
             (End::Server, _) => self.read_end(&socket)?,
         }
         if self.variant.client_recycles() {
-            rustix::net::connect_unspec(&socket)?;
+            sys::connect_again(&socket)?;
             self.pool.push(socket);
         }
         Ok(())
@@ -328,6 +324,13 @@ pub(super) fn try_once(address: SocketAddr, variant: Variant, options: &Options)
 /// Whether source addresses of 127.0.0.0/8 reach it.
 pub(super) fn is_loopback(address: SocketAddr) -> bool {
     matches!(address.ip(), IpAddr::V4(ip) if ip.is_loopback())
+}
+
+/// Whether a socket that does not block has nothing yet. Windows says of one whose handshake is not
+/// over that it is not connected.
+fn is_not_yet(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock)
+        || (cfg!(windows) && error.kind() == io::ErrorKind::NotConnected)
 }
 
 /// Makes each message different, as far as its length allows.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use crate::accept::median;
+use crate::errno;
 use crate::results::ChurnVariant;
 use crate::units;
 
@@ -180,9 +181,10 @@ fn time_wait(variant: &ChurnVariant) -> Option<String> {
 }
 
 fn errors(variant: &ChurnVariant) -> Option<String> {
-    let ports = variant.errors.get("EADDRNOTAVAIL")?;
+    let (name, ports) =
+        errno::NO_PORT.iter().find_map(|name| variant.errors.get_key_value(*name))?;
     Some(format!(
-        "Pool {}, {} closes: {} connects found no port (EADDRNOTAVAIL), since TIME_WAITs hold them.",
+        "Pool {}, {} closes: {} connects found no port ({name}), since TIME_WAITs hold them.",
         variant.pool,
         variant.closes,
         units::count(*ports)

@@ -292,6 +292,8 @@ impl Handler for Client {
     type State = Conversation;
 
     fn on_start(&mut self, shard: &mut ShardContext<'_, Conversation>) {
+        #[cfg(not(unix))]
+        START.get_or_init(|| (std::time::Instant::now(), shard.now()));
         self.phase = Phase::Connecting(shard.now());
         self.connect_more(shard);
     }
@@ -394,7 +396,19 @@ impl Handler for Client {
 }
 
 /// The time now, on the clock that shards use: a turn may take longer than a message.
+#[cfg(unix)]
 fn clock() -> Nanos {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Nanos(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
+}
+
+/// One moment on both clocks: on other systems shards count from a moment of the process.
+#[cfg(not(unix))]
+static START: std::sync::OnceLock<(std::time::Instant, Nanos)> = std::sync::OnceLock::new();
+
+/// The time now, on the clock that shards use: as far behind it as the first turn was old when both
+/// were read, some microseconds.
+#[cfg(not(unix))]
+fn clock() -> Nanos {
+    START.get().map_or(Nanos(0), |(moment, then)| then.after(moment.elapsed()))
 }

@@ -5,15 +5,13 @@
 //! slower (a dropped SYN comes again after 1 s) are looked at with `poll`.
 
 use std::io;
-use std::net::SocketAddr;
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::thread::{CpuSet, sched_getaffinity, sched_getcpu, sched_setaffinity};
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{SockAddr, Socket};
 
 use super::protocol::{Connect, Connected, Keep, Tally, Why};
+use crate::errno::{self, Short};
+use crate::sys::{self, OneCpu, Poll, Wanted};
 
 /// How long to wait when there is nothing to do but wait: bounds how late a request to stop is seen.
 const PATIENCE: Duration = Duration::from_millis(10);
@@ -21,27 +19,6 @@ const PATIENCE: Duration = Duration::from_millis(10);
 const BATCH: usize = 32;
 /// Time between two reports of progress.
 const REPORT_EVERY: Duration = Duration::from_millis(25);
-
-/// Keeps this thread on the CPU that it is on, as long as it lives. A kernel that says no is
-/// heeded: the request is carried out all the same.
-struct OneCpu(Option<CpuSet>);
-
-impl OneCpu {
-    fn enter() -> Self {
-        let before = sched_getaffinity(None).ok();
-        let mut here = CpuSet::new();
-        here.set(sched_getcpu());
-        Self(before.filter(|_| sched_setaffinity(None, &here).is_ok()))
-    }
-}
-
-impl Drop for OneCpu {
-    fn drop(&mut self) {
-        if let Some(before) = &self.0 {
-            let _ = sched_setaffinity(None, before);
-        }
-    }
-}
 
 struct Pending {
     socket: Socket,
@@ -132,33 +109,32 @@ impl<'a> Connecting<'a> {
     }
 
     fn begin(&mut self) -> io::Result<()> {
-        let socket = Socket::new(
-            Domain::for_address(self.ask.target),
-            Type::STREAM.nonblocking().cloexec(),
-            Some(Protocol::TCP),
-        )?;
+        let socket = sys::stream_socket(self.ask.target)?;
         if let Some(source) = self.ask.source {
-            crate::sys::bind_address_no_port(&socket)?;
-            socket.bind(&SocketAddr::new(source, 0).into())?;
+            sys::bind_source(&socket, source)?;
         }
         if let Some((first, last)) = self.ports
-            && crate::sys::local_port_range(&socket, first, last).is_err()
+            && sys::spread_ports(&socket, first, last).is_err()
         {
-            // Linux before 6.3: it is slower without, no more.
+            // Linux before 6.3, or another system: it is slower without, no more.
             self.ports = None;
         }
         match socket.connect(&self.address) {
             Ok(()) => self.established(socket),
-            Err(error) if in_progress(&error) => match socket.connect(&self.address) {
+            // Windows does not finish a connect while it begins one, and a second call is an error.
+            Err(error) if errno::in_progress(&error) && cfg!(windows) => self.put_by(socket),
+            Err(error) if errno::in_progress(&error) => match socket.connect(&self.address) {
                 Ok(()) => self.established(socket),
-                Err(error) if in_progress(&error) => {
-                    self.pending.push(Pending { socket, since: Instant::now() });
-                }
+                Err(error) if errno::in_progress(&error) => self.put_by(socket),
                 Err(error) => return Err(error),
             },
             Err(error) => return Err(error),
         }
         Ok(())
+    }
+
+    fn put_by(&mut self, socket: Socket) {
+        self.pending.push(Pending { socket, since: Instant::now() });
     }
 
     /// Looks at what is in flight; waits for it if nothing new may be begun.
@@ -171,13 +147,12 @@ impl<'a> Connecting<'a> {
             || self.end.is_some();
         let patience = if full { PATIENCE } else { Duration::ZERO };
         let ready: Vec<bool> = {
-            let mut fds: Vec<PollFd<'_>> = self
-                .pending
-                .iter()
-                .map(|one| PollFd::from_borrowed_fd(one.socket.as_fd(), PollFlags::OUT))
-                .collect();
-            wait(&mut fds, patience)?;
-            fds.iter().map(|fd| !fd.revents().is_empty()).collect()
+            let mut poll = Poll::new(self.pending.len());
+            for one in &self.pending {
+                poll.watch(&one.socket, Wanted::Write);
+            }
+            poll.wait(patience)?;
+            poll.ready().collect()
         };
         let now = Instant::now();
         let timeout = Duration::from_millis(self.ask.timeout_ms);
@@ -190,7 +165,7 @@ impl<'a> Connecting<'a> {
                     Ok(Some(error)) | Err(error) => self.fail(&error),
                 }
             } else if now.duration_since(one.since) >= timeout {
-                self.fail(&io::Error::from_raw_os_error(libc::ETIMEDOUT));
+                self.fail(&errno::timed_out());
             } else {
                 self.pending.push(one);
             }
@@ -210,14 +185,13 @@ impl<'a> Connecting<'a> {
     }
 
     fn fail(&mut self, error: &io::Error) {
-        *self.tally.errors.entry(error_name(error)).or_default() += 1;
-        let why = match error.raw_os_error() {
-            // EADDRINUSE: a port bound by somebody else, found by `bind` on an old kernel.
-            Some(libc::EADDRNOTAVAIL | libc::EADDRINUSE) => Why::Ports,
-            Some(libc::EMFILE) => Why::Descriptors,
-            Some(libc::ENFILE) => Why::Files,
-            Some(libc::ENOBUFS | libc::ENOMEM) => Why::Memory,
-            _ => {
+        *self.tally.errors.entry(errno::name_of(error)).or_default() += 1;
+        let why = match errno::short_of(error) {
+            Some(Short::Ports) => Why::Ports,
+            Some(Short::Descriptors) => Why::Descriptors,
+            Some(Short::Files) => Why::Files,
+            Some(Short::Memory) => Why::Memory,
+            None => {
                 self.failed_in_a_row += 1;
                 if self.failed_in_a_row < self.ask.failures {
                     return;
@@ -234,23 +208,4 @@ pub(super) fn reset(socket: Socket) {
     // A refusal (the socket has failed already) changes nothing: it is closed either way.
     let _ = socket.set_linger(Some(Duration::ZERO));
     drop(socket);
-}
-
-/// `poll(2)`, going on after a signal.
-pub(super) fn wait(fds: &mut [PollFd<'_>], patience: Duration) -> io::Result<()> {
-    let patience =
-        Timespec { tv_sec: patience.as_secs() as i64, tv_nsec: i64::from(patience.subsec_nanos()) };
-    match poll(fds, Some(&patience)) {
-        Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn in_progress(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EINPROGRESS | libc::EALREADY))
-}
-
-/// The name of an error as C spells it (`ECONNREFUSED`).
-pub(super) fn error_name(error: &io::Error) -> String {
-    error.raw_os_error().map_or_else(|| error.kind().to_string(), crate::errno::name)
 }

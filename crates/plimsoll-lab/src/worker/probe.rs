@@ -1,15 +1,14 @@
 //! A request and a reply on every held connection: proof that each is served.
 
 use std::io::{self, ErrorKind, Read as _, Write as _};
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags};
 use socket2::Socket;
 
-use super::connect::{error_name, wait};
 use super::protocol::Probed;
+use crate::errno::name_of;
 use crate::exchange::{Exchange, Payload, Reply, Taken};
+use crate::sys::{Poll, Wanted};
 
 /// Connections asked at once: few enough not to flood a server, many enough to keep it busy.
 const AT_ONCE: usize = 128;
@@ -61,19 +60,19 @@ pub(super) fn run(
             }
         }
         asked = still;
-        let mut fds: Vec<PollFd<'_>> = asked.iter().map(Asked::interest).collect();
-        if !fds.is_empty() {
-            let first = asked.iter().map(|one| one.deadline).min().unwrap_or_else(Instant::now);
-            wait(&mut fds, first.saturating_duration_since(Instant::now()).min(PATIENCE))?;
+        if let Some(first) = asked.iter().map(|one| one.deadline).min() {
+            let mut poll = Poll::new(asked.len());
+            for one in &asked {
+                poll.watch(one.socket, one.wanted());
+            }
+            poll.wait(first.saturating_duration_since(Instant::now()).min(PATIENCE))?;
         }
     }
 }
 
 impl Asked<'_> {
-    fn interest(&self) -> PollFd<'_> {
-        let writing =
-            if self.sent < self.request.len() { PollFlags::OUT } else { PollFlags::empty() };
-        PollFd::from_borrowed_fd(self.socket.as_fd(), PollFlags::IN | writing)
+    fn wanted(&self) -> Wanted {
+        if self.sent < self.request.len() { Wanted::Both } else { Wanted::Read }
     }
 
     /// Writes and reads what can be; `Some` when it is over: answered, or the error's name.
@@ -83,7 +82,7 @@ impl Asked<'_> {
                 Ok(written) => self.sent += written,
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Some(Err(error_name(&error))),
+                Err(error) => return Some(Err(name_of(&error))),
             }
         }
         let mut buffer = [0_u8; 16 << 10];
@@ -97,7 +96,7 @@ impl Asked<'_> {
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return Some(Err(error_name(&error))),
+                Err(error) => return Some(Err(name_of(&error))),
             }
         }
         (Instant::now() >= self.deadline).then(|| Err("no_reply".to_owned()))
@@ -147,6 +146,7 @@ impl Dice {
 mod tests {
     use super::*;
 
+    #[cfg(unix)]
     #[test]
     fn an_echo_is_whole_with_its_last_byte() {
         let echo = Exchange::echo(Duration::from_secs(1));

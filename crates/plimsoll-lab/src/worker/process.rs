@@ -1,37 +1,28 @@
 //! The whole of a worker process.
 
 use std::io::{self, BufRead as _, Write as _};
-use std::os::fd::AsFd;
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags};
-use rustix::process::{Resource, getrlimit};
 use socket2::Socket;
 
-use super::connect::{Connecting, reset, wait};
+use super::connect::{Connecting, reset};
 use super::probe;
 use super::protocol::{Checked, Report, Request};
-
-/// Descriptors kept back: the standard streams, and what the process opens itself.
-const RESERVE: u64 = 32;
-/// Sockets looked at by one `poll`.
-const CHECKED_AT_ONCE: usize = 1024;
+use crate::sys::{self, Fate, Poll};
 
 /// Runs a worker until its stdin ends: requests from stdin, reports to stdout.
 ///
 /// A request that cannot be read ends it with exit code 2: parent and worker are then of different
 /// versions.
 pub fn main() -> ExitCode {
-    crate::sys::raise_descriptor_limit();
+    sys::raise_descriptor_limit();
     let (sender, requests) = channel();
     let reader = std::thread::Builder::new().stack_size(64 << 10).name("requests".into());
     if reader.spawn(move || read_requests(&sender)).is_err() {
         return ExitCode::from(3);
     }
-    let room = getrlimit(Resource::Nofile).current.unwrap_or(1 << 20).saturating_sub(RESERVE);
-    let mut worker = Worker { held: Vec::new(), room: room as usize };
+    let mut worker = Worker { held: Vec::new(), room: sys::room() as usize };
     // An error of stdout: the parent has gone, and so do we.
     let _ = worker.obey(&requests);
     ExitCode::SUCCESS
@@ -101,27 +92,14 @@ impl Worker {
         Ok(())
     }
 
-    /// What became of the held connections. Bytes that wait to be read do not hide a FIN behind
-    /// them, as they would from `recv(MSG_PEEK)`.
+    /// What became of the held connections.
     fn check(&self) -> io::Result<Checked> {
         let mut found = Checked::default();
-        for sockets in self.held.chunks(CHECKED_AT_ONCE) {
-            let mut fds: Vec<PollFd<'_>> = sockets
-                .iter()
-                .map(|socket| PollFd::from_borrowed_fd(socket.as_fd(), PollFlags::RDHUP))
-                .collect();
-            wait(&mut fds, Duration::ZERO)?;
-            for fd in &fds {
-                let events = fd.revents();
-                if events.intersects(PollFlags::ERR | PollFlags::HUP | PollFlags::NVAL) {
-                    found.reset += 1;
-                } else if events.contains(PollFlags::RDHUP) {
-                    found.closed += 1;
-                } else {
-                    found.alive += 1;
-                }
-            }
-        }
+        Poll::fates(&self.held, |fate| match fate {
+            Fate::Alive => found.alive += 1,
+            Fate::Closed => found.closed += 1,
+            Fate::Reset => found.reset += 1,
+        })?;
         Ok(found)
     }
 }
