@@ -3,7 +3,7 @@
 
 mod common;
 
-use std::fmt::Debug;
+use std::fmt::{Debug, Write as _};
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::sync::Mutex;
@@ -25,7 +25,7 @@ struct Line(String);
 
 impl Visit for Line {
     fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.0.push_str(&format!("{field}={value:?} "));
+        write!(self.0, "{field}={value:?} ").expect("a string takes everything");
     }
 }
 

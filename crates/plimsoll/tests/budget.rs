@@ -170,11 +170,11 @@ fn operations_in_flight_are_never_more_than_may_be() {
         let (running, address, _ends) = serve(way, limits);
         let mut deaf = connect(address);
         deaf.set_write_timeout(Some(Duration::from_millis(300))).unwrap();
-        while deaf.write_all(&[1; 1 << 16]).is_ok() {}
+        while deaf.write_all(&vec![1; 1 << 16]).is_ok() {}
         let talk = |mut stream: TcpStream| {
             let mut ear = stream.try_clone().unwrap();
             // More than the kernel's buffers hold, both ways at once.
-            let speaking = std::thread::spawn(move || stream.write_all(&[7; 1 << 20]).unwrap());
+            let speaking = std::thread::spawn(move || stream.write_all(&vec![7; 1 << 20]).unwrap());
             let mut back = vec![0; 1 << 20];
             ear.read_exact(&mut back).unwrap();
             assert!(back.iter().all(|byte| *byte == 7));
@@ -183,8 +183,12 @@ fn operations_in_flight_are_never_more_than_may_be() {
         };
         let mut held: Vec<_> = (0..22).map(|_| connect(address)).collect();
         for _ in 0..20 {
-            held.iter_mut().for_each(|stream| stream.write_all(b"x").unwrap());
-            held.iter_mut().for_each(|stream| stream.read_exact(&mut [0]).unwrap());
+            for stream in &mut held {
+                stream.write_all(b"x").unwrap();
+            }
+            for stream in &mut held {
+                stream.read_exact(&mut [0]).unwrap();
+            }
         }
         // It held the only place for sends that wait, on its shard.
         drop(deaf);
@@ -192,7 +196,9 @@ fn operations_in_flight_are_never_more_than_may_be() {
         held.truncate(4);
         let talking: Vec<_> =
             held.drain(..).map(|stream| std::thread::spawn(move || talk(stream))).collect();
-        talking.into_iter().for_each(|one| drop(one.join().unwrap()));
+        for one in talking {
+            one.join().unwrap();
+        }
         running.audit(Duration::from_secs(10)).unwrap();
         let metrics = running.metrics();
         println!("{} of {most} at most", metrics.operations_high_water);

@@ -22,16 +22,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             }
             return;
         }
-        match session.life {
-            Life::Draining if !session.in_flight.has(Kind::HalfClose) => {
-                self.finish(slot, false);
-            }
-            Life::Open if marks.half_close && session.writing == Writing::Idle => {
-                if self.may_send(slot, false) {
-                    self.post_half_close(slot);
-                }
-            }
-            _ => {}
+        let (life, idle) = (session.life, session.writing == Writing::Idle);
+        if life == Life::Draining && !session.in_flight.has(Kind::HalfClose) {
+            self.finish(slot, false);
+        } else if life == Life::Open && marks.half_close && idle && self.may_send(slot, false) {
+            self.post_half_close(slot);
         }
     }
 

@@ -226,7 +226,7 @@ impl Uring {
         self.accepts -= 1;
         let doubtful = result >= 0 && self.backlog.is_doubtful(monotonic);
         let handed = &mut self.handed[token.slot() as usize];
-        if result >= 0 && !(doubtful && !is_alive(result)) {
+        if result >= 0 && (!doubtful || is_alive(result)) {
             handed.fd = result;
             return out.push(completion(token, 0, None, false));
         }
