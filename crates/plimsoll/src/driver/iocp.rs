@@ -368,6 +368,17 @@ impl Driver for Iocp {
         self.hand_out(token)
     }
 
+    fn discard(&mut self, token: Token) {
+        let brought = |&number: &u32| {
+            let accept = &self.accepts[number as usize];
+            accept.socket.is_some() && accept.wish.is_some_and(|(of, _)| of == token)
+        };
+        if self.brought.iter().any(brought) {
+            // The socket closes as it is dropped.
+            drop(self.hand_out(token));
+        }
+    }
+
     fn refuse(&mut self, socket: OwnedSocket, message: &[u8]) {
         if message.is_empty() {
             return system::reset_on_close(&socket);

@@ -137,7 +137,7 @@ impl Operations {
                     Kind::Park => 1,
                     Kind::Receive => 2,
                     Kind::Send => 3,
-                    Kind::Accept | Kind::HalfClose | Kind::Close => {
+                    Kind::Accept | Kind::HalfClose | Kind::Close | Kind::HandOver => {
                         unreachable!("{kind:?} is not overlapped")
                     }
                 };

@@ -45,7 +45,7 @@ impl Slot {
             Kind::Receive => 2,
             Kind::Send => 3,
             // Never in flight together.
-            Kind::Connect | Kind::HalfClose | Kind::Accept | Kind::Close => 0,
+            Kind::Connect | Kind::HalfClose | Kind::Accept | Kind::Close | Kind::HandOver => 0,
         }
     }
 
@@ -125,7 +125,10 @@ impl Slot {
         if self.over == 0 {
             return None;
         }
-        let kind = Kind::ALL.into_iter().find(|kind| self.over & Self::bit(*kind) != 0)?;
+        let kind = Kind::ALL
+            .into_iter()
+            .take(Kind::OF_SLOTS)
+            .find(|kind| self.over & Self::bit(*kind) != 0)?;
         Some((kind, self.results[Self::result(kind)]))
     }
 
