@@ -51,7 +51,9 @@ fn visit(address: SocketAddr) {
 
 /// A race of 500 clients, 25 at a time on each of 20 threads, for 40 places on two shards.
 fn race((driver, profile): Way) -> (u32, u32) {
-    const LIMIT: u32 = 40;
+    // Wine carries out the calls of all its processes one after the other: so many clients are never
+    // there at once.
+    const LIMIT: u32 = if cfg!(windows) { 6 } else { 40 };
     let census = Arc::new(Census::default());
     let mut limits = Limits::default();
     limits.max_connections = LIMIT;

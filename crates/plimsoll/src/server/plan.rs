@@ -7,7 +7,7 @@ use crate::budget::Limits;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Descriptors {
     /// An entry of its shard's table of direct descriptors: each table is bounded.
-    #[cfg_attr(not(target_os = "linux"), expect(dead_code, reason = "io_uring is Linux' own"))]
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "io_uring is Linux' own"))]
     Tables,
     /// A descriptor of the process: all connections together are bounded.
     Process,

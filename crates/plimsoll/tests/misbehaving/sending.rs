@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use plimsoll::{Context, DryRun, Handler, Reason};
 
 use crate::common::each_way;
-use crate::stage::{Stage, all_ways, answers, reset, small};
+use crate::stage::{Stage, all_ways, answers, is_reset, reset, small};
 
 /// Answers each line with itself; of a line that does not end it consumes nothing. With a time for
 /// a whole line, if one is given.
@@ -184,7 +184,7 @@ fn a_flood_keeps_nobody_out() {
                 while !stop.load(Ordering::Relaxed) {
                     flood.write_all(&bytes).unwrap();
                 }
-                flood.shutdown(std::net::Shutdown::Both).unwrap();
+                flood.shutdown(std::net::Shutdown::Write).unwrap();
             });
             for _ in 0..ROUNDS {
                 for stream in &mut others {
@@ -203,7 +203,7 @@ fn a_flood_keeps_nobody_out() {
         let reason = stage.ends();
         assert!(matches!(reason, Reason::PeerEnded | Reason::PeerReset), "{reason}");
         others.into_iter().for_each(reset);
-        (0..10).for_each(|_| assert_eq!(stage.ends(), Reason::PeerReset));
+        (0..10).for_each(|_| assert!(is_reset(stage.ends())));
         stage.finish();
     });
 }

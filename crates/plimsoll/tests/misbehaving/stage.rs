@@ -194,6 +194,21 @@ pub(crate) fn reset(stream: TcpStream) {
     drop(stream);
 }
 
+/// Whether a session ended as one does whose peer has reset it. Under Wine that may look like an end:
+/// its server takes the error from the kernel before anybody reads.
+pub(crate) fn is_reset(reason: Reason) -> bool {
+    reason == Reason::PeerReset || cfg!(windows) && reason == Reason::PeerEnded
+}
+
+/// Whether a stream, which we have not ended, was reset after nothing more was sent. Under Wine it
+/// may read as ended: then nothing can be sent any more.
+pub(crate) fn was_reset(stream: &mut TcpStream) -> bool {
+    match read_away(stream) {
+        None => true,
+        Some(_) => cfg!(windows) && stream.write(&[]).is_err(),
+    }
+}
+
 /// Reads to the end. `None`: the stream was reset.
 pub(crate) fn read_away(stream: &mut TcpStream) -> Option<Vec<u8>> {
     let mut all = Vec::new();

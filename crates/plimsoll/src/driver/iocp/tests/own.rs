@@ -1,7 +1,15 @@
 //! What the suite cannot ask of every driver.
 
-use crate::driver::iocp::{Config, Iocp};
-use crate::driver::loopback::real::{self, Bench};
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use windows_sys::Win32::Networking::WinSock as ws;
+
+use crate::buffer::Span;
+use crate::driver::iocp::{Config, Iocp, Recycle, head, preflight, system};
+use crate::driver::loopback::real::{self, Bench, last_words};
+use crate::driver::{Completion, Driver, Fault, Into, Kind, Token};
 
 fn bench(slots: u32) -> Bench<Iocp> {
     Bench::new(slots, |memory| Iocp::new(&Config::new(slots), memory).unwrap())
@@ -10,7 +18,7 @@ fn bench(slots: u32) -> Bench<Iocp> {
 #[test]
 fn what_works_here_is_told() {
     let bench = bench(1);
-    let features = crate::driver::Driver::features(&bench.driver);
+    let features = bench.driver.features();
     assert_eq!(features.name, "iocp");
     println!("{}", features.notes.join("\n"));
 }
@@ -29,4 +37,224 @@ fn a_spinning_caller_is_served() {
 fn closing_completes_every_combination_once_and_the_close_last() {
     let driver = real::closing_completes_every_combination(bench(4));
     assert_eq!(driver.in_flight(), 0);
+}
+
+/// One wait of a millisecond.
+fn breathe(bench: &mut Bench<Iocp>) -> Vec<Completion> {
+    let mut out = Vec::with_capacity(64);
+    let end = bench.driver.now().after(Duration::from_millis(1));
+    bench.driver.wait(Some(end), &mut out).unwrap();
+    out
+}
+
+/// A send that waited for room goes on where it stood, for as often as it takes.
+#[test]
+fn a_blocked_send_goes_on_when_there_is_room() {
+    let mut bench = bench(1);
+    let mut peer = bench.open(0);
+    let send = Token::new(Kind::Send, 0, 0);
+    let spans = [Span { block: 0, start: 0, len: 4096 }; 16];
+    let mut room = vec![0; 1 << 20];
+    for _ in 0..5 {
+        real::fill(&mut bench, 0);
+        bench.driver.send(send, &spans, false);
+        let mut heard = 0;
+        let taken = loop {
+            // Fails when the driver does not find the room: the peer's read times out.
+            heard += peer.read(&mut room).unwrap();
+            if let Some(completion) = breathe(&mut bench).pop() {
+                break completion.result.unwrap();
+            }
+            assert!(heard < 1 << 30);
+        };
+        assert!((1..=16 * 4096).contains(&taken));
+    }
+}
+
+#[test]
+fn an_overlapped_send_is_of_the_first_spans() {
+    let span = |len| Span { block: 0, start: 0, len };
+    let lens = |spans: &[Span]| spans.iter().map(|span| span.len).collect::<Vec<_>>();
+    assert_eq!(lens(head(&[span(60 << 10), span(4 << 10), span(1)])), [60 << 10, 4 << 10]);
+    assert_eq!(lens(head(&[span(100 << 10), span(1)])), [100 << 10], "the first alone");
+}
+
+/// A connect whose outcome is an error frees the slot, closes the socket, and is told once.
+#[test]
+fn a_failed_connect_leaves_nothing() {
+    let mut bench = bench(2);
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    for round in 0..3 {
+        let connect = Token::new(Kind::Connect, round, 0);
+        bench.driver.connect(connect, nobody, None);
+        let failure = bench.until(connect).pop().unwrap().result.unwrap_err();
+        assert_eq!(failure.fault, Fault::Refused);
+        assert!(bench.driver.slots[0].socket.is_none());
+        assert_eq!(bench.driver.in_flight(), 0);
+    }
+    let source = Some("127.0.0.1:0".parse().unwrap());
+    let connect = Token::new(Kind::Connect, 0, 1);
+    bench.driver.connect(connect, "[::1]:9".parse().unwrap(), source);
+    assert!(bench.until(connect).pop().unwrap().result.is_err(), "two families");
+    assert!(bench.driver.slots[1].socket.is_none());
+}
+
+/// Sockets of which nobody took the address stay where they are until somebody does.
+#[test]
+fn accepts_wait_for_those_before_to_be_asked_for() {
+    let mut bench = bench(4);
+    let accepts = [0, 1, 2].map(|number| Token::new(Kind::Accept, 0, number));
+    for accept in accepts {
+        bench.driver.accept(accept, Into::Socket);
+    }
+    let peers: Vec<TcpStream> =
+        accepts.iter().map(|_| TcpStream::connect(bench.address).unwrap()).collect();
+    let mut out = Vec::with_capacity(8);
+    while out.len() < 3 {
+        bench.driver.wait(None, &mut out).unwrap();
+    }
+    // Asked in another order than they completed in.
+    for completion in out.iter().rev() {
+        let brought = bench.driver.accepted(completion.token);
+        assert!(peers.iter().any(|peer| peer.local_addr().unwrap() == brought.peer));
+        assert!(brought.socket.is_some());
+    }
+    assert_eq!(bench.driver.in_flight(), 0);
+}
+
+/// More accepts than the kernel is given at a time: all complete.
+#[test]
+fn accepts_beyond_what_the_kernel_has_wait_their_turn() {
+    let slots = super::super::ACCEPTS + 20;
+    let mut bench = bench(slots);
+    for slot in 0..slots {
+        bench.driver.accept(Token::new(Kind::Accept, 0, slot), Into::Slot);
+    }
+    breathe(&mut bench);
+    assert_eq!(bench.driver.waiting.len(), 20);
+    let peer = TcpStream::connect(bench.address).unwrap();
+    let mut out = Vec::with_capacity(8);
+    while out.is_empty() {
+        bench.driver.wait(None, &mut out).unwrap();
+    }
+    assert_eq!(bench.driver.accepted(out[0].token).peer, peer.local_addr().unwrap());
+    breathe(&mut bench);
+    assert_eq!(bench.driver.waiting.len(), 19);
+}
+
+/// A socket stays with the port of its first use: another driver refuses it, rather than wait at its
+/// own port for completions that come to the other.
+#[test]
+fn a_socket_of_another_port_is_not_adopted() {
+    let (mut one, mut two) = (bench(1), bench(1));
+    let accept = Token::new(Kind::Accept, 0, 0);
+    one.driver.accept(accept, Into::Socket);
+    let peer = TcpStream::connect(one.address).unwrap();
+    one.until(accept);
+    let socket = one.driver.accepted(accept).socket.unwrap();
+    one.driver.associate(&socket).unwrap();
+    let failure = two.driver.adopt(0, socket).unwrap_err();
+    assert_eq!((failure.fault, failure.code), (Fault::Unexpected, 87), "ERROR_INVALID_PARAMETER");
+    drop(peer);
+}
+
+/// What was set on the listener is so on what it accepts.
+#[test]
+fn connections_take_over_their_listeners_options() {
+    let mut bench = Bench::new(1, |memory| {
+        let mut driver = Iocp::new(&Config::new(1), memory).unwrap();
+        driver.close_listener();
+        driver
+    });
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    bench.address = listener.local_addr().unwrap();
+    socket2::SockRef::from(&listener).set_tcp_nodelay(true).unwrap();
+    bench.driver.listen(listener);
+    let _peer = bench.open(0);
+    let socket = bench.driver.slots[0].socket.as_ref().unwrap();
+    assert_ne!(system::get(socket, ws::IPPROTO_TCP, ws::TCP_NODELAY), Ok(0));
+}
+
+/// A driver that goes while the kernel has operations waits for them, and leaves no memory behind.
+#[test]
+fn a_driver_goes_when_the_kernel_is_done_with_its_memory() {
+    let mut bench = bench(4);
+    let peers = [0, 1].map(|slot| bench.open(slot));
+    bench.driver.park(Token::new(Kind::Park, 0, 0));
+    let lease = bench.arena.lease().unwrap();
+    bench.driver.receive(Token::new(Kind::Receive, 0, 1), lease, 0);
+    for slot in [2, 3] {
+        bench.driver.accept(Token::new(Kind::Accept, 0, slot), Into::Slot);
+    }
+    breathe(&mut bench);
+    assert_eq!(bench.driver.in_kernel, 4);
+    let Bench { driver, arena, .. } = bench;
+    let memory = std::sync::Arc::downgrade(arena.memory());
+    let start = Instant::now();
+    drop(driver);
+    assert!(start.elapsed() < Duration::from_secs(1), "{:?}", start.elapsed());
+    drop(arena);
+    assert!(memory.upgrade().is_none(), "the arena's memory was kept");
+    peers.into_iter().for_each(drop);
+}
+
+/// Fresh sockets are there before they are needed.
+#[test]
+fn sockets_for_accepts_are_made_ahead() {
+    let mut bench = bench(8);
+    let before = bench.driver.pool().unwrap();
+    assert_eq!((before.idle, before.misses), (8, 0));
+    let peers: Vec<TcpStream> = (0..8).map(|slot| bench.open(slot)).collect();
+    let after = bench.driver.pool().unwrap();
+    assert_eq!((after.hits, after.misses), (8, 0));
+    drop(peers);
+}
+
+/// Says why sockets cannot be used again, where they cannot.
+fn cannot_reuse() -> bool {
+    match &preflight::found().unwrap().reuses {
+        Ok(()) => false,
+        Err(why) => {
+            println!("skipped: sockets cannot be used again here: {why}");
+            true
+        }
+    }
+}
+
+/// An accepted socket that comes back is accepted into again, in both ways.
+#[test]
+fn a_closed_connections_socket_is_used_again() {
+    if cannot_reuse() {
+        return;
+    }
+    for recycle in [Recycle::DisconnectEx, Recycle::TransmitFile] {
+        let config = Config { recycle, ahead: 0, ..Config::new(1) };
+        let mut bench = Bench::new(1, |memory| Iocp::new(&config, memory).unwrap());
+        for round in 0..20_u8 {
+            let mut peer = bench.open(0);
+            peer.write_all(&[round]).unwrap();
+            peer.shutdown(Shutdown::Write).unwrap();
+            let receive = Token::new(Kind::Receive, 0, 0);
+            for expected in [1, 0] {
+                let lease = bench.arena.lease().unwrap();
+                bench.driver.receive(receive, lease, 0);
+                let completion = bench.until(receive).pop().unwrap();
+                assert_eq!(completion.result, Ok(expected), "round {round}");
+                let lease = completion.lease.unwrap();
+                if expected == 1 {
+                    assert_eq!(lease.bytes(bench.arena.memory())[0], round);
+                }
+                bench.arena.give_back(lease);
+            }
+            let close = Token::new(Kind::Close, 0, 0);
+            bench.driver.close(close);
+            bench.until(close);
+            assert_eq!(last_words(peer), Ok(()));
+            while bench.driver.pool().unwrap().limbo > 0 {
+                breathe(&mut bench);
+            }
+        }
+        let figures = bench.driver.pool().unwrap();
+        assert_eq!((figures.returned, figures.misses), (20, 1), "{recycle:?}: {figures:?}");
+    }
 }
