@@ -119,13 +119,11 @@ pub(super) struct Stream {
 
 impl Peer for Stream {
     fn connected(&mut self) -> Option<Result<(), Fault>> {
-        if self.outcome.is_none() {
-            if has_decided(&self.stream) {
-                self.outcome = Some(match self.stream.take_error().unwrap() {
-                    None => Ok(()),
-                    Some(error) => Err(fault(&error)),
-                });
-            }
+        if self.outcome.is_none() && has_decided(&self.stream) {
+            self.outcome = Some(match self.stream.take_error().unwrap() {
+                None => Ok(()),
+                Some(error) => Err(fault(&error)),
+            });
         }
         self.outcome
     }
