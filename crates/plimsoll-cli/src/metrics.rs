@@ -24,13 +24,17 @@ const LONGEST: usize = 8 << 10;
 const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Figures that go up and down; all others only rise.
-const GAUGES: [&str; 6] = [
+const GAUGES: [&str; 10] = [
     "sessions",
     "sessions_high_water",
     "blocks",
     "blocks_high_water",
     "operations",
     "operations_high_water",
+    "sockets_idle",
+    "sockets_high_water",
+    "sockets_in_limbo",
+    "sockets_in_limbo_high_water",
 ];
 
 /// Serves the figures from now on, as long as the process runs. Returns where.

@@ -344,6 +344,15 @@ pub trait Driver {
     /// on to the next.
     fn accept(&mut self, token: Token, into: Into);
 
+    /// Accepts one connection [into a socket](Into::Socket) that this shard's driver will adopt.
+    ///
+    /// For kernels where the socket of an accept has to be chosen before the client comes: a driver
+    /// may take one that was that shard's before. Elsewhere the same as [`Driver::accept`].
+    fn accept_for(&mut self, token: Token, shard: u32) {
+        let _ = shard;
+        self.accept(token, Into::Socket);
+    }
+
     /// What a completed accept brought. Once per success.
     fn accepted(&mut self, token: Token) -> Accepted<Self::Socket>;
 

@@ -147,6 +147,23 @@ counters! {
     block_hits,
     /// Blocks whose pages were touched for the first time when they were taken.
     block_misses,
+    /// Sockets that were there when an accept or a connect needed one: made ahead, or used before.
+    /// Only a driver with a pool of sockets counts these: [`crate::driver::PoolFigures`].
+    socket_hits,
+    /// Sockets that were made then.
+    socket_misses,
+    /// Sockets that came back from a connection, to be used again.
+    sockets_returned,
+    /// Sockets that took too long on their way back, and were reset.
+    sockets_expired,
+    /// Sockets ready to be used now.
+    sockets_idle,
+    /// The most of them at once, summed over shards.
+    sockets_high_water,
+    /// Sockets on their way back now.
+    sockets_in_limbo,
+    /// The most of them at once, summed over shards.
+    sockets_in_limbo_high_water,
     /// The most sessions at once, summed over shards.
     sessions_high_water,
     /// Completions whose session had gone.

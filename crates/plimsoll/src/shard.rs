@@ -489,6 +489,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         counters.sessions_high_water.set(u64::from(self.core.table.high_water()));
         counters.block_hits.set(self.core.arena.hits());
         counters.block_misses.set(self.core.arena.misses());
+        if let Some(pool) = self.driver.pool() {
+            counters.socket_hits.set(pool.hits);
+            counters.socket_misses.set(pool.misses);
+            counters.sockets_returned.set(pool.returned);
+            counters.sockets_expired.set(pool.expired);
+            counters.sockets_idle.set(pool.idle);
+            counters.sockets_high_water.set(pool.high_water);
+            counters.sockets_in_limbo.set(pool.limbo);
+            counters.sockets_in_limbo_high_water.set(pool.limbo_high_water);
+        }
         if let Some(operations) = &self.operations {
             counters.operations.set(u64::from(operations.count()));
             counters.operations_high_water.set(u64::from(operations.high_water()));

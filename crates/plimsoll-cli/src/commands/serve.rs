@@ -152,6 +152,7 @@ pub(crate) fn run(args: &Args, output: &OutputArgs) -> Result<u8> {
             Some(DriverArg::Uring) => Choice::Uring,
             Some(DriverArg::Ready) => Choice::Ready,
             None | Some(DriverArg::Auto) => Choice::Auto,
+            Some(DriverArg::Iocp) if cfg!(windows) => Choice::Iocp,
             Some(DriverArg::Iocp) => {
                 return Err(Error::machine(
                     "there is no driver `iocp` here: completion ports are Windows' own",

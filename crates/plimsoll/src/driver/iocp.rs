@@ -27,9 +27,8 @@
 //!
 //! [`pool`] has the rules. Whether a disconnected socket can be accepted into again is tried once in a
 //! process, on loopback; where it cannot (Wine: it ignores `TF_REUSE_SOCKET`), sockets are made ahead
-//! but not used again, and a note of [`Features`] says so. An accept that hands over
-//! ([`Into::Socket`]) always has a fresh socket: one that belongs to a port could be adopted by that
-//! port's driver only.
+//! but not used again, and a note of [`Features`] says so. Shards lend what has come back to them to the
+//! one that accepts ([`Driver::accept_for`], [`exchange`]).
 //!
 //! # What it takes
 //!
@@ -41,7 +40,7 @@
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::os::windows::io::{AsRawSocket, OwnedSocket};
 use std::ptr::{null, null_mut};
 use std::sync::Arc;
@@ -50,12 +49,14 @@ use std::time::Duration;
 use windows_sys::Win32::Networking::WinSock as ws;
 use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
 
-use self::accepts::{Accept, Listening};
+pub use self::accepts::Handed;
+use self::accepts::{Accept, Listening, Wish};
+pub(crate) use self::exchange::Exchange;
 use self::extensions::Extensions;
 use self::operations::{Addresses, Operations, Pinned, Place};
 use self::pool::{Bounds, Pool};
 use self::port::{Doorbell, Port};
-use self::slots::{CONNECTED, Slot, V6};
+use self::slots::{ACCEPTED, CONNECTED, Slot, V6};
 use self::system::Posted;
 pub use self::unavailable::Unavailable;
 use super::{
@@ -66,6 +67,7 @@ use crate::buffer::{Lease, Memory, Span};
 
 mod accepts;
 pub(super) mod errors;
+mod exchange;
 mod extensions;
 mod leave;
 mod operations;
@@ -163,12 +165,17 @@ pub struct Iocp {
     queue: VecDeque<u32>,
     listening: Option<Listening>,
     /// Accepts that are not posted yet.
-    waiting: VecDeque<(Token, Into)>,
+    waiting: VecDeque<Wish>,
     accepts: Vec<Accept>,
     free_accepts: Vec<u32>,
     /// Accepts that brought something, in the order of their completions, until they are asked for.
     brought: VecDeque<u32>,
     pool: Pool<OwnedSocket>,
+    /// Of the drivers of one server, and this one's number among them.
+    exchange: Arc<Exchange<OwnedSocket>>,
+    number: u32,
+    /// The family of what it accepts.
+    accepts_v6: bool,
     features: Features,
 }
 
@@ -184,6 +191,16 @@ impl Iocp {
     ///
     /// [`Unavailable`]: what is missing, and what to do about it.
     pub fn new(config: &Config, memory: Arc<Memory>) -> Result<Self, Unavailable> {
+        Self::of_server(config, memory, Arc::new(Exchange::new()))
+    }
+
+    /// A driver of a server's next shard: sockets that come back to it are lent to the one that
+    /// accepts.
+    pub(crate) fn of_server(
+        config: &Config,
+        memory: Arc<Memory>,
+        exchange: Arc<Exchange<OwnedSocket>>,
+    ) -> Result<Self, Unavailable> {
         let found = preflight::found()?;
         let port = Arc::new(Port::new().map_err(|error| Unavailable::Setup {
             doing: "making a completion port",
@@ -217,6 +234,9 @@ impl Iocp {
             accepts: (0..accepts).map(|_| Accept::default()).collect(),
             free_accepts: (0..ACCEPTS).rev().collect(),
             brought: VecDeque::with_capacity(accepts),
+            number: exchange.join(bounds.idle),
+            exchange,
+            accepts_v6: false,
             pool: Pool::new(bounds),
             features: Features { name: "iocp", streams: false, notes: notes(config, found) },
         })
@@ -282,12 +302,10 @@ impl Iocp {
         let socket = system::socket(v6)?;
         system::set(&socket, ws::IPPROTO_TCP, ws::TCP_NODELAY, 1_i32)?;
         system::unblock(&socket)?;
-        let any = || match v6 {
-            true => SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
-            false => SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0)),
-        };
+        let any: IpAddr =
+            if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         // `ConnectEx` wants a socket that is bound.
-        system::bind(&socket, source.unwrap_or_else(any))?;
+        system::bind(&socket, source.unwrap_or_else(|| SocketAddr::new(any, 0)))?;
         self.associate(&socket)?;
         Ok(socket)
     }
@@ -333,7 +351,7 @@ fn notes(config: &Config, found: &preflight::Found) -> Vec<String> {
 
 impl Driver for Iocp {
     type Listener = TcpListener;
-    type Socket = OwnedSocket;
+    type Socket = Handed;
 
     fn features(&self) -> &Features {
         &self.features
@@ -355,31 +373,32 @@ impl Driver for Iocp {
     fn close_listener(&mut self) {
         // Closed here: what is posted completes by that.
         self.listening = None;
+        self.exchange.close();
     }
 
     fn accept(&mut self, token: Token, into: Into) {
+        debug_assert_eq!(into == Into::Socket, token.kind() == Kind::HandOver, "{token:?}");
         if into == Into::Slot {
             self.slot(token).begin(token);
         }
-        self.waiting.push_back((token, into));
+        self.waiting.push_back(Wish { token, into, shard: None });
     }
 
-    fn accepted(&mut self, token: Token) -> Accepted<OwnedSocket> {
-        self.hand_out(token)
+    fn accept_for(&mut self, token: Token, shard: u32) {
+        debug_assert_eq!(token.kind(), Kind::HandOver, "{token:?}");
+        self.waiting.push_back(Wish { token, into: Into::Socket, shard: Some(shard) });
+    }
+
+    fn accepted(&mut self, token: Token) -> Accepted<Handed> {
+        self.take_brought(token).expect("asked once, after an accept succeeded")
     }
 
     fn discard(&mut self, token: Token) {
-        let brought = |&number: &u32| {
-            let accept = &self.accepts[number as usize];
-            accept.socket.is_some() && accept.wish.is_some_and(|(of, _)| of == token)
-        };
-        if self.brought.iter().any(brought) {
-            // The socket closes as it is dropped.
-            drop(self.hand_out(token));
-        }
+        // The socket closes as it is dropped; a slot's connection is the slot's.
+        drop(self.take_brought(token));
     }
 
-    fn refuse(&mut self, socket: OwnedSocket, message: &[u8]) {
+    fn refuse(&mut self, Handed { socket, .. }: Handed, message: &[u8]) {
         if message.is_empty() {
             return system::reset_on_close(&socket);
         }
@@ -395,11 +414,14 @@ impl Driver for Iocp {
         }
     }
 
-    /// The socket stays with this driver's port for ever.
-    fn adopt(&mut self, slot: u32, socket: OwnedSocket) -> Result<(), Failure> {
-        self.associate(&socket).map_err(errors::failure)?;
-        // Of no listener of this driver's: its accepts could not take it.
-        self.slots[slot as usize].install(socket, 0);
+    /// The socket stays with this driver's port for ever. One that belongs to another is refused: its
+    /// completions would come there.
+    fn adopt(&mut self, slot: u32, handed: Handed) -> Result<(), Failure> {
+        if handed.home != Some(self.number) {
+            self.associate(&handed.socket).map_err(errors::failure)?;
+        }
+        let flags = ACCEPTED | if handed.v6 { V6 } else { 0 };
+        self.slots[slot as usize].install(handed.socket, flags);
         Ok(())
     }
 
@@ -479,7 +501,7 @@ impl Driver for Iocp {
         slot.begin(token);
         let Some(socket) = &slot.socket else { return self.finish(token, -ws::WSAENOTCONN) };
         match system::send(socket, &self.memory, spans) {
-            Ok(taken) => self.finish(token, taken as i32),
+            Ok(count) => self.finish(token, count as i32),
             Err(ws::WSAEWOULDBLOCK) if !at_once => {
                 let armed = self.operations.arm(Place::Slot(token.slot(), Kind::Send), Some(token));
                 let spans = head(spans);

@@ -82,7 +82,7 @@ impl<K: Kind> World for Loopback<K> {
             Err(error) if error.raw_os_error() == Some(GOES_ON) => None,
             Err(error) => Some(Err(fault(&error))),
         };
-        Stream { stream: socket.into(), outcome, ended: false }
+        Stream { socket: socket.into(), outcome, ended: false }
     }
 
     fn peer_listener(&mut self, family: Family) -> Listener {
@@ -111,7 +111,7 @@ impl<K: Kind> World for Loopback<K> {
 
 /// A peer.
 pub(super) struct Stream {
-    stream: TcpStream,
+    socket: TcpStream,
     outcome: Option<Result<(), Fault>>,
     /// It has ended its stream.
     ended: bool,
@@ -119,8 +119,8 @@ pub(super) struct Stream {
 
 impl Peer for Stream {
     fn connected(&mut self) -> Option<Result<(), Fault>> {
-        if self.outcome.is_none() && has_decided(&self.stream) {
-            self.outcome = Some(match self.stream.take_error().unwrap() {
+        if self.outcome.is_none() && has_decided(&self.socket) {
+            self.outcome = Some(match self.socket.take_error().unwrap() {
                 None => Ok(()),
                 Some(error) => Err(fault(&error)),
             });
@@ -129,11 +129,11 @@ impl Peer for Stream {
     }
 
     fn address(&self) -> SocketAddr {
-        self.stream.local_addr().unwrap()
+        self.socket.local_addr().unwrap()
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<usize, Fault> {
-        match (&self.stream).write(bytes) {
+        match (&self.socket).write(bytes) {
             Ok(count) => Ok(count),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(0),
             Err(error) => Err(fault(&error)),
@@ -141,8 +141,8 @@ impl Peer for Stream {
     }
 
     fn read(&mut self, into: &mut [u8]) -> Heard {
-        match (&self.stream).read(into) {
-            Ok(0) if !self.ended && was_reset(&self.stream) => Heard::Reset,
+        match (&self.socket).read(into) {
+            Ok(0) if !self.ended && was_reset(&self.socket) => Heard::Reset,
             Ok(0) => Heard::End,
             Ok(count) => Heard::Bytes(count),
             Err(error) if error.kind() == ErrorKind::WouldBlock => Heard::Nothing,
@@ -156,11 +156,11 @@ impl Peer for Stream {
     fn shutdown_write(&mut self) {
         self.ended = true;
         // Fails when the connection has been reset meanwhile, which the test will hear of.
-        let _ = self.stream.shutdown(Shutdown::Write);
+        let _ = self.socket.shutdown(Shutdown::Write);
     }
 
     fn reset(self) {
-        SockRef::from(&self.stream).set_linger(Some(Duration::ZERO)).unwrap();
+        SockRef::from(&self.socket).set_linger(Some(Duration::ZERO)).unwrap();
     }
 }
 
@@ -178,7 +178,7 @@ impl PeerListener for Listener {
         match self.0.accept() {
             Ok((stream, from)) => {
                 stream.set_nonblocking(true).unwrap();
-                Some((Stream { stream, outcome: Some(Ok(())), ended: false }, from))
+                Some((Stream { socket: stream, outcome: Some(Ok(())), ended: false }, from))
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => None,
             Err(error) => panic!("{error}"),

@@ -51,14 +51,17 @@ impl Seats<crate::driver::ready::Ready> {
 impl Seats<crate::driver::iocp::Iocp> {
     /// On completion ports.
     pub(super) fn iocp(builder: &Builder) -> Result<Self, Error> {
-        use crate::driver::iocp::{Config, Iocp};
+        use crate::driver::iocp::{Config, Exchange, Iocp};
 
+        // Drivers are made in the order of their shards.
+        let exchange = Arc::new(Exchange::new());
         Self::new(builder, Descriptors::Process, |slots, memory| {
             let config = Config::new(slots);
             let warm = builder.limits.warm_up.min(slots).max(config.ahead);
             let config = Config { ahead: warm, ..config };
             let config = if builder.pool { config } else { config.without_pool() };
-            Iocp::new(&config, memory).map_err(|error| Error::NoDriver(error.to_string()))
+            Iocp::of_server(&config, memory, exchange.clone())
+                .map_err(|error| Error::NoDriver(error.to_string()))
         })
     }
 }

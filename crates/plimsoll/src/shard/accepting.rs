@@ -58,7 +58,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// The server is full: accepts a few who are told so, where the limits say to.
     fn accept_to_refuse(&mut self) {
         while let Some(token) = self.acceptor.as_mut().and_then(Acceptor::token_to_refuse) {
-            self.hand_over(token);
+            self.hand_over(token, None);
         }
     }
 
@@ -75,15 +75,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let acceptor = self.acceptor.as_mut().expect("only the acceptor accepts");
         let Some(token) = acceptor.token_for(shard) else { return false };
         acceptor.post();
-        self.hand_over(token);
+        self.hand_over(token, Some(shard));
         true
     }
 
-    fn hand_over(&mut self, token: Token) {
+    fn hand_over(&mut self, token: Token, shard: Option<u32>) {
         if let Some(operations) = &mut self.operations {
             operations.begin(Kind::HandOver);
         }
-        self.driver.accept(token, Into::Socket);
+        match shard {
+            Some(shard) => self.driver.accept_for(token, shard),
+            None => self.driver.accept(token, Into::Socket),
+        }
     }
 
     /// An accept for a slot of this shard completed.

@@ -2,8 +2,9 @@
 //!
 //! A bounded number is the kernel's at a time; what is asked for beyond waits in a queue. Completions
 //! come to the port of the *listener*, whatever the accepted socket belongs to. That socket is
-//! fresh, of no port yet, or one of this driver's own that was disconnected; one that is handed
-//! over is always fresh, and is associated by the driver that adopts it.
+//! fresh, of no port yet, or was disconnected and belongs to the port of the driver that will serve
+//! it: this one, or the one that it was [borrowed](super::exchange) of. A fresh one is associated by
+//! the driver that adopts it.
 
 use std::net::{SocketAddr, TcpListener};
 use std::os::windows::io::{AsRawSocket, OwnedSocket};
@@ -26,14 +27,31 @@ pub(super) struct Listening {
     deaf: i32,
 }
 
+/// A connection between two shards: accepted by one driver, not yet adopted by another.
+#[derive(Debug)]
+pub struct Handed {
+    pub(super) socket: OwnedSocket,
+    /// The number of the driver to whose port it belongs; of none yet, where there is none.
+    pub(super) home: Option<u32>,
+    pub(super) v6: bool,
+}
+
+/// An accept that was asked for: into a slot, or into a socket for any shard, or for this one.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) token: Token,
+    pub(super) into: Into,
+    pub(super) shard: Option<u32>,
+}
+
 /// An accept that was posted, or has brought something.
 #[derive(Default)]
 pub(super) struct Accept {
-    wish: Option<(Token, Into)>,
+    wish: Option<Wish>,
     /// In flight: what is accepted into. Then: what is handed over.
     socket: Option<OwnedSocket>,
-    /// Whether the socket was this driver's own before.
-    reused: bool,
+    /// Whose port the socket belongs to.
+    home: Option<u32>,
     peer: Option<SocketAddr>,
 }
 
@@ -53,7 +71,9 @@ impl Iocp {
             Ok(new) => Inherited::of(&listener, &new),
             Err(_) => Inherited::default(),
         };
+        self.accepts_v6 = v6;
         self.listening = Some(Listening { listener, v6, inherited, deaf });
+        self.exchange.open(v6);
         self.stock(u32::MAX);
     }
 
@@ -70,11 +90,11 @@ impl Iocp {
     /// Posts those that wait, as many as there may be; says what cannot be posted.
     pub(super) fn post_accepts(&mut self, out: &mut Vec<Completion>, limit: usize) {
         while out.len() < limit {
-            let Some(&(token, into)) = self.waiting.front() else { return };
+            let Some(&wish) = self.waiting.front() else { return };
             let Some(number) = self.free_accepts.pop() else { return };
             self.waiting.pop_front();
-            self.accepts[number as usize].wish = Some((token, into));
-            match self.post_accept(number, into) {
+            self.accepts[number as usize].wish = Some(wish);
+            match self.post_accept(number, wish) {
                 Ok(Posted::Pending) => self.in_kernel += 1,
                 Ok(Posted::Done(_)) => self.complete_accept(number, Ok(()), out),
                 Ok(Posted::Failed(code)) | Err(code) => {
@@ -84,16 +104,25 @@ impl Iocp {
         }
     }
 
-    fn post_accept(&mut self, number: u32, into: Into) -> Result<Posted, i32> {
+    fn post_accept(&mut self, number: u32, wish: Wish) -> Result<Posted, i32> {
         let Some(listening) = &self.listening else { return Err(ws::WSA_OPERATION_ABORTED) };
         if listening.deaf != 0 {
             return Err(listening.deaf);
         }
-        let own = if into == Into::Slot { self.pool.accepted() } else { None };
-        let reused = own.is_some();
-        let socket = match own.or_else(|| self.pool.fresh()) {
-            Some(socket) => socket,
-            None => system::socket(listening.v6)?,
+        let used = match wish {
+            Wish { into: Into::Slot, .. } => self.pool.accepted().map(|own| (own, self.number)),
+            Wish { shard: Some(shard), .. } => {
+                let lent = self.exchange.borrow(shard).map(|lent| (lent, shard));
+                lent.inspect(|_| self.pool.borrowed())
+            }
+            Wish { .. } => None,
+        };
+        let (socket, home) = match used {
+            Some((socket, home)) => (socket, Some(home)),
+            None => match self.pool.fresh() {
+                Some(socket) => (socket, None),
+                None => (system::socket(listening.v6)?, None),
+            },
         };
         let armed = self.operations.arm(Place::Accept(number), None);
         let addresses = self.addresses.at(number as usize);
@@ -104,7 +133,7 @@ impl Iocp {
             self.extensions.post_accept(listener, &socket, addresses, armed, self.skips)
         };
         let accept = &mut self.accepts[number as usize];
-        (accept.socket, accept.reused) = (Some(socket), reused);
+        (accept.socket, accept.home) = (Some(socket), home);
         Ok(posted)
     }
 
@@ -116,15 +145,15 @@ impl Iocp {
         out: &mut Vec<Completion>,
     ) {
         let accept = &mut self.accepts[number as usize];
-        let (token, into) = accept.wish.expect("an accept completes once");
-        let (socket, reused) = (accept.socket.take(), accept.reused);
-        let brought = match (result, socket) {
-            (Ok(()), Some(socket)) => self.take_in(number, (token, into), socket, reused),
+        let wish = accept.wish.expect("an accept completes once");
+        let brought = match (result, accept.socket.take()) {
+            (Ok(()), Some(socket)) => self.take_in(number, wish, socket),
             (Ok(()), None) => Err(ws::WSAENOTSOCK),
             // What was to be accepted into is closed: nothing says in which state it is.
             (Err(code), _) => Err(code),
         };
-        if into == Into::Slot {
+        let token = wish.token;
+        if wish.into == Into::Slot {
             self.slots[token.slot() as usize].end(crate::driver::Kind::Accept);
         }
         let result = match brought {
@@ -142,13 +171,7 @@ impl Iocp {
     }
 
     /// Makes what was accepted a connection like any other.
-    fn take_in(
-        &mut self,
-        number: u32,
-        (token, into): (Token, Into),
-        socket: OwnedSocket,
-        reused: bool,
-    ) -> Result<(), i32> {
+    fn take_in(&mut self, number: u32, wish: Wish, socket: OwnedSocket) -> Result<(), i32> {
         // The listener was closed first: the connection cannot be had without it.
         let Some(listening) = &self.listening else { return Err(ws::WSA_OPERATION_ABORTED) };
         let context = listening.listener.as_raw_socket();
@@ -161,28 +184,30 @@ impl Iocp {
         let peer = peer.ok_or(ws::WSAECONNABORTED)?;
         let accept = &mut self.accepts[number as usize];
         accept.peer = Some(peer);
-        match into {
-            Into::Socket => accept.socket = Some(socket),
-            Into::Slot => {
-                if !reused {
+        match (wish.into, accept.home) {
+            (Into::Socket, _) => accept.socket = Some(socket),
+            (Into::Slot, home) => {
+                if home.is_none() {
                     self.associate(&socket)?;
                 }
-                self.slots[token.slot() as usize].install(socket, ACCEPTED | v6);
+                self.slots[wish.token.slot() as usize].install(socket, ACCEPTED | v6);
             }
         }
         Ok(())
     }
 
-    /// What a completed accept brought.
-    pub(super) fn hand_out(&mut self, token: Token) -> Accepted<OwnedSocket> {
-        let is_it =
-            |&number: &u32| self.accepts[number as usize].wish.is_some_and(|(of, _)| of == token);
+    /// What a completed accept brought, once.
+    pub(super) fn take_brought(&mut self, token: Token) -> Option<Accepted<Handed>> {
+        let is_it = |&number: &u32| {
+            self.accepts[number as usize].wish.is_some_and(|wish| wish.token == token)
+        };
         // In the order of the completions, it is the first.
-        let at = self.brought.iter().position(is_it);
-        let number = at.and_then(|at| self.brought.remove(at));
-        let number = number.expect("asked once, after an accept succeeded");
-        let Accept { peer, socket, .. } = std::mem::take(&mut self.accepts[number as usize]);
+        let at = self.brought.iter().position(is_it)?;
+        let number = self.brought.remove(at)?;
+        let Accept { peer, socket, home, .. } = std::mem::take(&mut self.accepts[number as usize]);
         self.free_accepts.push(number);
-        Accepted { peer: peer.expect("it succeeded"), socket }
+        let peer = peer.expect("it succeeded");
+        let handed = |socket| Handed { socket, home, v6: self.accepts_v6 };
+        Some(Accepted { peer, socket: socket.map(handed) })
     }
 }

@@ -3,7 +3,7 @@
 //! Calls that fail tell a code of `WSAGetLastError`; operations that completed have an `NTSTATUS`
 //! in their `OVERLAPPED`, which is first turned into such a code. The table of the latter is that
 //! of "Windows Sockets Error Codes" and of `WSAGetOverlappedResult`, as far as it is published
-//! (Microsoft Learn; ReactOS, `msafd`; Wine, `NtStatusToWSAError` of `ws2_32`).
+//! (Microsoft Learn; `msafd` of `ReactOS`; Wine, `NtStatusToWSAError` of `ws2_32`).
 
 use windows_sys::Win32::Foundation as nt;
 use windows_sys::Win32::Foundation::{

@@ -137,7 +137,7 @@ impl Operations {
                     Kind::Park => 1,
                     Kind::Receive => 2,
                     Kind::Send => 3,
-                    Kind::Accept | Kind::HalfClose | Kind::Close | Kind::HandOver => {
+                    Kind::Accept | Kind::HandOver | Kind::HalfClose | Kind::Close => {
                         unreachable!("{kind:?} is not overlapped")
                     }
                 };

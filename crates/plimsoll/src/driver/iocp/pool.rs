@@ -39,6 +39,11 @@ pub(super) struct Bounds {
 pub(super) enum Sort {
     /// It was accepted.
     Accepted,
+    /// It was accepted, for another driver's listener: IPv6 or not. It is not pooled here.
+    Lent {
+        /// Its family.
+        v6: bool,
+    },
     /// It was connected, from no address in particular: IPv6 or not.
     Connected {
         /// Its family.
@@ -51,6 +56,13 @@ pub(super) enum Sort {
 pub(super) enum Returned<S> {
     /// In the pool.
     Pooled,
+    /// In the caller's hands, to be lent.
+    Lent {
+        /// The socket.
+        socket: S,
+        /// Its family.
+        v6: bool,
+    },
     /// Nowhere: to be closed.
     Closed(Option<S>),
 }
@@ -136,8 +148,9 @@ impl<S> Pool<S> {
     /// many as may be, or the pool is full already.
     pub(super) fn place(&mut self, sort: Sort) -> Option<u32> {
         let waiting = self.limbo.len() - self.free.len();
-        let room = self.bounds.idle as usize > self.idle(sort).len() + waiting;
-        if !room {
+        // Those that are lent are bounded where they go.
+        let idle = self.idle(sort).map_or(0, Vec::len);
+        if idle + waiting >= self.bounds.idle as usize {
             return None;
         }
         let place = self.free.pop()?;
@@ -183,14 +196,16 @@ impl<S> Pool<S> {
             // The filter dropped it where it failed: dropping closes.
             return Returned::Closed(None);
         };
-        if self.idle(sort).len() == self.bounds.idle as usize {
+        let idle = self.idle(sort).map_or(0, Vec::len);
+        if idle == self.bounds.idle as usize {
             return Returned::Closed(Some(socket));
         }
+        self.figures.returned += 1;
         match sort {
             Sort::Accepted => self.accepted.push(socket),
             Sort::Connected { v6 } => self.connected[usize::from(v6)].push(socket),
+            Sort::Lent { v6 } => return Returned::Lent { socket, v6 },
         }
-        self.figures.returned += 1;
         self.note();
         Returned::Pooled
     }
@@ -231,11 +246,18 @@ impl<S> Pool<S> {
         self.figures
     }
 
-    fn idle(&self, sort: Sort) -> &Vec<S> {
+    /// Idle ones of a sort that is pooled here.
+    fn idle(&self, sort: Sort) -> Option<&Vec<S>> {
         match sort {
-            Sort::Accepted => &self.accepted,
-            Sort::Connected { v6 } => &self.connected[usize::from(v6)],
+            Sort::Accepted => Some(&self.accepted),
+            Sort::Connected { v6 } => Some(&self.connected[usize::from(v6)]),
+            Sort::Lent { .. } => None,
         }
+    }
+
+    /// A socket that was borrowed of another driver's pool was there.
+    pub(super) fn borrowed(&mut self) {
+        self.count(true);
     }
 
     fn count(&mut self, hit: bool) {
@@ -324,6 +346,15 @@ mod tests {
         assert_eq!(pool.leave(0, None, false), Returned::Closed(None));
         assert_eq!(pool.place(ACCEPTED), Some(0));
         assert_eq!(pool.figures().expired, 1);
+    }
+
+    #[test]
+    fn what_is_lent_is_not_pooled_here() {
+        let mut pool = pool(0, 2, 2);
+        let place = pool.place(Sort::Lent { v6: true }).unwrap();
+        pool.enter(place, 7, Nanos(0));
+        assert_eq!(pool.leave(place, None, true), Returned::Lent { socket: 7, v6: true });
+        assert_eq!((pool.figures().returned, pool.figures().idle), (1, 0));
     }
 
     #[test]

@@ -45,7 +45,8 @@ impl Slot {
             Kind::Receive => 2,
             Kind::Send => 3,
             // Never in flight together.
-            Kind::Connect | Kind::HalfClose | Kind::Accept | Kind::Close | Kind::HandOver => 0,
+            Kind::Connect | Kind::HalfClose => 0,
+            Kind::Accept | Kind::HandOver | Kind::Close => unreachable!("told otherwise"),
         }
     }
 
@@ -125,10 +126,8 @@ impl Slot {
         if self.over == 0 {
             return None;
         }
-        let kind = Kind::ALL
-            .into_iter()
-            .take(Kind::OF_SLOTS)
-            .find(|kind| self.over & Self::bit(*kind) != 0)?;
+        let mut kinds = Kind::ALL[..Kind::OF_SLOTS].iter();
+        let kind = *kinds.find(|kind| self.over & Self::bit(**kind) != 0)?;
         Some((kind, self.results[Self::result(kind)]))
     }
 

@@ -90,10 +90,10 @@ pub(super) fn get(socket: &impl AsRawSocket, level: i32, name: i32) -> Result<i3
 pub(super) fn is_plain(socket: &impl AsRawSocket) -> bool {
     let mut info = ws::WSAPROTOCOL_INFOW::default();
     let mut len = size_of::<ws::WSAPROTOCOL_INFOW>() as i32;
-    let into = (&raw mut info).cast();
+    let room = (&raw mut info).cast();
     // SAFETY: the call writes at most `len` bytes to the structure, and one number to `len`.
     let result = unsafe {
-        ws::getsockopt(raw(socket), ws::SOL_SOCKET, ws::SO_PROTOCOL_INFOW, into, &raw mut len)
+        ws::getsockopt(raw(socket), ws::SOL_SOCKET, ws::SO_PROTOCOL_INFOW, room, &raw mut len)
     };
     result == 0 && info.dwServiceFlags1 & ws::XP1_IFS_HANDLES != 0
 }

@@ -1,11 +1,13 @@
 //! One wait: what is over is told, what completes is taken from the port.
 
+use std::os::windows::io::OwnedSocket;
+
 use windows_sys::Win32::Foundation::{NTSTATUS, STATUS_CANCELLED};
 use windows_sys::Win32::Networking::WinSock as ws;
 use windows_sys::Win32::System::IO::OVERLAPPED_ENTRY;
 
 use super::operations::Place;
-use super::pool::Sort;
+use super::pool::{Returned, Sort};
 use super::slots::{ACCEPTED, CONNECTED, V6};
 use super::system::{self, Posted};
 use super::{Iocp, Recycle, errors};
@@ -99,7 +101,7 @@ impl Iocp {
                 self.end(number, kind, result);
             }
             Place::Accept(number) => self.complete_accept(number, result.map(drop), out),
-            Place::Limbo(place) => drop(self.pool.leave(place, None, result.is_ok())),
+            Place::Limbo(place) => self.leave_limbo(place, None, result.is_ok()),
         }
     }
 
@@ -178,12 +180,15 @@ impl Iocp {
         let listens = self.listening.as_ref().is_some_and(|listening| listening.v6 == v6);
         let sort = if slot.has(ACCEPTED) && listens {
             Sort::Accepted
+        } else if slot.has(ACCEPTED) {
+            Sort::Lent { v6 }
         } else if slot.has(CONNECTED) {
             Sort::Connected { v6 }
         } else {
             return;
         };
-        if self.recycle == Recycle::Never {
+        let nobodys = matches!(sort, Sort::Lent { .. }) && !self.exchange.wants(self.number, v6);
+        if self.recycle == Recycle::Never || nobodys {
             return;
         }
         let Some(place) = self.pool.place(sort) else { return };
@@ -198,9 +203,17 @@ impl Iocp {
                 let now = self.now();
                 self.pool.enter(place, socket, now);
             }
-            Posted::Done(_) => drop(self.pool.leave(place, Some(socket), true)),
+            Posted::Done(_) => self.leave_limbo(place, Some(socket), true),
             // The peer has reset it, say: it is closed.
-            Posted::Failed(_) => drop(self.pool.leave(place, Some(socket), false)),
+            Posted::Failed(_) => self.leave_limbo(place, Some(socket), false),
+        }
+    }
+
+    /// A disconnect is over: its socket is pooled, lent, or closed as it is dropped.
+    fn leave_limbo(&mut self, place: u32, socket: Option<OwnedSocket>, succeeded: bool) {
+        match self.pool.leave(place, socket, succeeded) {
+            Returned::Lent { socket, v6 } => self.exchange.lend(self.number, v6, socket),
+            Returned::Pooled | Returned::Closed(_) => {}
         }
     }
 }

@@ -2,12 +2,14 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::windows::io::AsRawSocket;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use windows_sys::Win32::Networking::WinSock as ws;
 
 use crate::buffer::Span;
-use crate::driver::iocp::{Config, Iocp, Recycle, head, preflight, system};
+use crate::driver::iocp::{Config, Exchange, Iocp, Recycle, head, preflight, system};
 use crate::driver::loopback::real::{self, Bench, last_words};
 use crate::driver::{Completion, Driver, Fault, Into, Kind, Token};
 
@@ -103,7 +105,7 @@ fn a_failed_connect_leaves_nothing() {
 #[test]
 fn accepts_wait_for_those_before_to_be_asked_for() {
     let mut bench = bench(4);
-    let accepts = [0, 1, 2].map(|number| Token::new(Kind::Accept, 0, number));
+    let accepts = [0, 1, 2].map(|number| Token::new(Kind::HandOver, 0, number));
     for accept in accepts {
         bench.driver.accept(accept, Into::Socket);
     }
@@ -147,15 +149,52 @@ fn accepts_beyond_what_the_kernel_has_wait_their_turn() {
 #[test]
 fn a_socket_of_another_port_is_not_adopted() {
     let (mut one, mut two) = (bench(1), bench(1));
-    let accept = Token::new(Kind::Accept, 0, 0);
+    let accept = Token::new(Kind::HandOver, 0, 0);
     one.driver.accept(accept, Into::Socket);
     let peer = TcpStream::connect(one.address).unwrap();
     one.until(accept);
     let socket = one.driver.accepted(accept).socket.unwrap();
-    one.driver.associate(&socket).unwrap();
+    one.driver.associate(&socket.socket).unwrap();
     let failure = two.driver.adopt(0, socket).unwrap_err();
     assert_eq!((failure.fault, failure.code), (Fault::Unexpected, 87), "ERROR_INVALID_PARAMETER");
     drop(peer);
+}
+
+/// A socket that a shard has lent is accepted into at the listener's port, and goes on at its own.
+#[test]
+fn a_socket_that_was_lent_comes_back_to_its_port() {
+    let exchange = Arc::new(Exchange::new());
+    let [mut one, mut two] = [(); 2].map(|()| {
+        let shared = exchange.clone();
+        let config = Config { idle: 4, ..Config::new(1) };
+        Bench::new(1, move |memory| Iocp::of_server(&config, memory, shared).unwrap())
+    });
+    // Only the first is to listen; as after a disconnect, there is a socket of the second's port.
+    two.driver.close_listener();
+    exchange.open(false);
+    let lent = system::socket(false).unwrap();
+    two.driver.associate(&lent).unwrap();
+    // Where sockets cannot be used again the drivers lend none, and there is no room for any.
+    exchange.join(1);
+    let name = lent.as_raw_socket();
+    let home = if exchange.wants(two.driver.number, false) { two.driver.number } else { 2 };
+    exchange.lend(home, false, lent);
+    let accept = Token::new(Kind::HandOver, 0, 0);
+    one.driver.accept_for(accept, home);
+    let mut peer = TcpStream::connect(one.address).unwrap();
+    one.until(accept);
+    let mut handed = one.driver.accepted(accept).socket.unwrap();
+    assert_eq!((handed.socket.as_raw_socket(), handed.home), (name, Some(home)));
+    handed.home = Some(two.driver.number);
+    two.driver.adopt(0, handed).unwrap();
+    let park = Token::new(Kind::Park, 0, 0);
+    two.driver.park(park);
+    assert!(breathe(&mut two).is_empty());
+    peer.write_all(b"to the second").unwrap();
+    assert_eq!(two.until(park).pop().unwrap().result, Ok(0));
+    let close = Token::new(Kind::Close, 0, 0);
+    two.driver.close(close);
+    two.until(close);
 }
 
 /// What was set on the listener is so on what it accepts.
