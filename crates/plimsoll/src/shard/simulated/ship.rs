@@ -28,8 +28,9 @@ use crate::shard::{Link, Parts, Profile, Shard};
 
 const BLOCK: usize = 4096;
 
-/// Turns of all shards in which everything must come to rest.
-const REST: u32 = 50_000;
+/// Turns of all shards in which everything must come to rest: more than an hour of them, the longest
+/// drain, on a machine so short of pages that each shard tries again every 70 ms.
+const REST: u32 = 150_000;
 
 /// As many turns without a pause empty a full mailbox, and fire all timers, several times over.
 const HOT: u32 = 200;
