@@ -26,7 +26,8 @@
 //!   listener's backlog.
 //! - [`Profile`] chooses between many connections that cost little and few that are fast.
 //! - [`Choice`] names the kernel interface: io_uring where it works, else readiness (epoll, kqueue:
-//!   [`driver::ready`]), with one line of the log that says why.
+//!   [`driver::ready`]), with one line of the log that says why; on Windows completion ports
+//!   (`driver::iocp`).
 //! - [`Reason`] says why a session ended, in one word for handler, log and metrics.
 //! - [`Remote`] reaches sessions from other threads.
 //! - [`driver::sim`] is a kernel in virtual time, for tests of handlers: every error of every

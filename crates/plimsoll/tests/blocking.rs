@@ -1,5 +1,4 @@
 //! A handler that blocks its shard is named in the log. A process of its own: the log is everybody's.
-#![cfg(unix)]
 
 mod common;
 

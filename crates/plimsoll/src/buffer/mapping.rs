@@ -8,6 +8,9 @@ pub(super) use self::unix::{map, page_bytes, unmap};
 #[cfg(windows)]
 pub(super) use self::windows::{map, page_bytes, unmap};
 
+/// Whether [`forget`] gives pages back: on Linux.
+pub(super) const FORGETS: bool = cfg!(target_os = "linux");
+
 /// Gives pages back to the system: they read as zeroes from now on.
 ///
 /// # Safety

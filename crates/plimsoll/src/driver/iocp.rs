@@ -242,6 +242,11 @@ impl Iocp {
         })
     }
 
+    /// Why sockets cannot be used again here; `None` where they can.
+    pub(crate) fn why_no_reuse() -> Option<&'static str> {
+        preflight::found().ok()?.reuses.as_ref().err().map(String::as_str)
+    }
+
     #[inline]
     fn slot(&mut self, token: Token) -> &mut Slot {
         &mut self.slots[token.slot() as usize]

@@ -2,6 +2,9 @@
 
 use std::io;
 
+/// What shows who listens.
+const SHOWS_IT: &str = if cfg!(windows) { "netstat -ano" } else { "ss -ltnp" };
+
 /// Why a server does not start, or ended. Each text names the cause and the cure.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -16,7 +19,7 @@ pub enum Error {
     },
     /// The address is in use.
     #[error(
-        "{address} is in use: end the program that listens there (ss -ltnp shows it), or choose another port"
+        "{address} is in use: end the program that listens there ({SHOWS_IT} shows it), or choose another port"
     )]
     InUse {
         /// As it was given.

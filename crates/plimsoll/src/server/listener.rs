@@ -53,8 +53,24 @@ fn bind(address: SocketAddr, limits: &Limits) -> io::Result<TcpListener> {
         socket.set_tcp_user_timeout(Some(time))?;
     }
     socket.bind(&address.into())?;
-    socket.listen(i32::try_from(limits.backlog).unwrap_or(i32::MAX))?;
+    socket.listen(backlog(limits.backlog))?;
     Ok(socket.into())
+}
+
+/// The backlog as `listen` takes it.
+#[cfg(not(windows))]
+fn backlog(asked: u32) -> i32 {
+    i32::try_from(asked).unwrap_or(i32::MAX)
+}
+
+/// The same on Windows, which gives 200 at most, unless it is asked by `SOMAXCONN_HINT`: the negated
+/// number, of 200 to 65,535 (`listen`, Microsoft Learn).
+#[cfg(windows)]
+fn backlog(asked: u32) -> i32 {
+    match asked {
+        0..=200 => asked as i32,
+        more => -(more.min(65_535) as i32),
+    }
 }
 
 /// The probes of keep-alive: the first after `time` of silence, then three, a third of it apart.

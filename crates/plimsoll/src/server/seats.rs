@@ -53,6 +53,11 @@ impl Seats<crate::driver::iocp::Iocp> {
     pub(super) fn iocp(builder: &Builder) -> Result<Self, Error> {
         use crate::driver::iocp::{Config, Exchange, Iocp};
 
+        if builder.pool
+            && let Some(why) = Iocp::why_no_reuse()
+        {
+            tracing::warn!(%why, "sockets are made ahead, and not used again here");
+        }
         // Drivers are made in the order of their shards.
         let exchange = Arc::new(Exchange::new());
         Self::new(builder, Descriptors::Process, |slots, memory| {
