@@ -10,6 +10,13 @@
 //! The clients run in [worker](crate::worker) processes, as many as descriptors ask for, from as many
 //! source addresses as ports ask for: the queue is bounded by neither.
 //!
+//! Windows tells neither what it grants nor how deep a queue is, and it *refuses* a client that finds
+//! the queue full: it answers with a reset, and the client's own system tries a few times more. There
+//! `granted` is not known, `queued` counts the table's connections at the listener's port, and that it
+//! was the queue that was full is shown by a counter-proof: some are accepted, and then the next
+//! client connects. A client without a port left fails otherwise ("only one usage of each socket
+//! address …").
+//!
 //! # What a queued connection costs
 //!
 //! On one machine both ends are in the same slabs. To tell them apart, the clients *reset* their
@@ -19,31 +26,37 @@
 //! `accept` makes. `kernel_bytes_per_queued` counts the pages that this takes (13 sockets fill a slab
 //! of 32 KiB: 2,521 bytes each); `kernel_objects` has the objects alone. A connection
 //! that the client has closed keeps the packet with the FIN as well, and a page of `tcp_mem`.
+//!
+//! Windows has one figure for all of the kernel, the non-paged pool: its growth is that of both ends,
+//! and of whatever else was done meanwhile.
 
 mod fill;
+mod queue;
+mod requested;
 mod verdict;
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr};
 use std::time::{Duration, Instant};
 
 use plimsoll_kernel::diag;
-use plimsoll_kernel::limits::Limits;
 use plimsoll_kernel::slab::Slabs;
-use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::evidence::{self, Baseline};
 use crate::results::{Backlog, BacklogRun};
 use crate::source::{AddressRange, SourcePool};
 use crate::worker::{Keep, Request, Workers};
-use crate::{Error, Lab, Result, units};
+use crate::{Lab, Result, units};
 use fill::Fill;
+use queue::{Deaf, depth};
+pub use requested::{name, parse};
 
 /// What to do.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// The backlogs to ask for, one run each, `None` for the library's default; empty for a sweep:
-    /// default, 1, 16, 1024, 4096 (`SOMAXCONN`), and twice `somaxconn` to show the cap.
+    /// The backlogs to ask for, one run each, `None` for the library's default; see [`parse`]. Empty
+    /// for a sweep: default, 1, 16, 1024, 4096 (`SOMAXCONN`), and twice `somaxconn` to show the cap;
+    /// on Windows default, 1, 16, `SOMAXCONN`, and hints of 200, 1,000, 4,000 and 16,000.
     pub backlogs: Vec<Option<i64>>,
     /// Where clients connect from; `None` is `127.0.0.0/8` towards IPv4 loopback, else the route's
     /// address.
@@ -71,21 +84,19 @@ impl Default for Options {
     }
 }
 
-/// A larger `somaxconn` than this is not shown to be a cap by the sweep: it would take millions of
-/// connections.
-const SWEEP_MAX: i64 = 65_536;
-
 /// Runs one listener for each backlog. Returns the result, and whether it was interrupted.
 ///
 /// A run of the usual 4,096 takes a quarter of a second; 300,000 about ten, with one worker for each
 /// 19,000 connections under the usual limit on descriptors.
 ///
 /// # Errors
-/// [`Error::Usage`] for a backlog that is no C `int` or sources of another family than the address;
-/// [`Error::Machine`] when it cannot listen or start workers; [`Error::Incomplete`] when a worker
+/// [`Error::Usage`](crate::Error::Usage) for a backlog that is no C `int` or sources of another family than the address;
+/// [`Error::Machine`](crate::Error::Machine) when it cannot listen or start workers;
+/// [`Error::Incomplete`](crate::Error::Incomplete) when a worker
 /// dies.
 pub fn run(lab: &Lab, options: &Options) -> Result<(Backlog, bool)> {
-    let backlogs = if options.backlogs.is_empty() { sweep() } else { options.backlogs.clone() };
+    let backlogs =
+        if options.backlogs.is_empty() { requested::sweep() } else { options.backlogs.clone() };
     let mut workers = Workers::new(lab);
     let mut result = Backlog::default();
     for requested in backlogs {
@@ -114,7 +125,7 @@ pub fn render_text(result: &Backlog) -> String {
         let _ = writeln!(
             out,
             "{:>12} {:>10} {:>10}  {:<13} {:>12} {:>14}",
-            run.requested.map_or("default".to_owned(), |asked| asked.to_string()),
+            name(run.requested),
             known(run.granted),
             known(run.queued),
             run.stopped_by.name(),
@@ -123,23 +134,9 @@ pub fn render_text(result: &Backlog) -> String {
         );
     }
     for run in &result.runs {
-        let asked = run.requested.map_or("default".to_owned(), |asked| asked.to_string());
-        let _ = writeln!(out, "\n{asked}: {}", run.evidence);
+        let _ = writeln!(out, "\n{}: {}", name(run.requested), run.evidence);
     }
     out
-}
-
-/// The backlogs that show the default, small ones, the usual constant, and the cap.
-fn sweep() -> Vec<Option<i64>> {
-    let somaxconn = Limits::read().somaxconn.and_then(|n| i64::try_from(n).ok());
-    let mut all = vec![None, Some(1), Some(16), Some(1024), Some(4096)];
-    if let Some(twice) = somaxconn.and_then(|n| n.checked_mul(2))
-        && twice <= SWEEP_MAX
-        && !all.contains(&Some(twice))
-    {
-        all.push(Some(twice));
-    }
-    all
 }
 
 /// One listener, from `listen` to its end.
@@ -149,23 +146,23 @@ fn one(
     requested: Option<i64>,
     workers: &mut Workers,
 ) -> Result<(BacklogRun, bool)> {
-    let listener = listen(options.address, requested)?;
+    let listener = Deaf::listen(options.address, requested)?;
     let address = listener.address;
     let before = Baseline::read();
-    let granted = diag::listener(address).ok().flatten().map(|queue| u64::from(queue.limit));
+    let granted = queue::granted(address);
     let sources = SourcePool::new(address, options.sources)?;
-    let fill = Fill::new(lab, options, workers, address, granted, &before, sources);
+    let fill = Fill::new(lab, options, workers, &listener, granted, &before, sources);
     let filled = fill.run()?;
     let rotten = diag::rotten(address.port()).ok();
     let cost = match (options.keep, &before.slabs) {
         (_, None) => None,
         (Keep::Open, Some(slabs)) => {
             workers.release(&Request::Reset)?;
-            settled_slabs().and_then(|after| evidence::queued(slabs, &after, depth(address)))
+            settled_slabs()
+                .and_then(|after| evidence::queued(slabs, &after, depth(address).unwrap_or(0)))
         }
-        (Keep::Close | Keep::Reset, Some(slabs)) => {
-            settled_slabs().and_then(|after| evidence::queued(slabs, &after, depth(address)))
-        }
+        (Keep::Close | Keep::Reset, Some(slabs)) => settled_slabs()
+            .and_then(|after| evidence::queued(slabs, &after, depth(address).unwrap_or(0))),
     };
     if options.keep == Keep::Open && before.slabs.is_none() {
         workers.release(&Request::Reset)?;
@@ -178,7 +175,7 @@ fn one(
     let run = BacklogRun {
         requested,
         granted,
-        queued: granted.map(|_| filled.deepest),
+        queued: filled.deepest,
         connects_ok: filled.tally.established,
         stopped_by: stop.by,
         stopped_side: stop.side,
@@ -191,76 +188,11 @@ fn one(
         source_addresses: filled.source_addresses,
         errors: filled.tally.errors,
         kernel_objects: cost.map(|cost| cost.objects).unwrap_or_default(),
+        nonpaged_pool_bytes: filled.nonpaged,
+        nonpaged_bytes_per_queued: filled.nonpaged_each,
         samples: filled.samples,
     };
     Ok((run, filled.interrupted))
-}
-
-/// The depth now; 0 where it is not known (then there is no cost to divide either).
-fn depth(address: SocketAddr) -> u64 {
-    diag::listener(address).ok().flatten().map_or(0, |queue| u64::from(queue.depth))
-}
-
-/// A listener that never accepts.
-struct Deaf {
-    address: SocketAddr,
-    /// Held for its end: closing it resets the queue.
-    _socket: Socket,
-}
-
-/// Listens on a port below the range that clients are given ports from: above it, the listener
-/// itself would take one of their ports.
-fn listen(address: IpAddr, requested: Option<i64>) -> Result<Deaf> {
-    let backlog = match requested {
-        Some(asked) => Some(i32::try_from(asked).map_err(|_| {
-            Error::usage(
-                format!("a backlog of {asked} does not fit listen(2)'s int"),
-                format!("ask for at most {}", i32::MAX),
-            )
-        })?),
-        None => None,
-    };
-    let first = Limits::read().local_ports.map_or(32_768, |(first, _)| first);
-    let mut refused = None;
-    for port in candidates(first) {
-        let wanted = SocketAddr::new(address, port);
-        match listen_on(wanted, backlog) {
-            Ok(socket) => return Ok(Deaf { address: wanted, _socket: socket }),
-            Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => refused = Some(error),
-            Err(error) => {
-                refused = Some(error);
-                break;
-            }
-        }
-    }
-    let why = refused.map_or_else(|| "no free port".to_owned(), |error| error.to_string());
-    Err(Error::machine(
-        format!("cannot listen on {address}: {why}"),
-        "give an address of this machine, and free a port below net.ipv4.ip_local_port_range",
-    ))
-}
-
-/// Up to 64 ports below `first`, beginning at one that differs from run to run.
-fn candidates(first: u16) -> impl Iterator<Item = u16> {
-    use std::hash::{BuildHasher as _, RandomState};
-    let low = 1024.min(first.saturating_sub(1)).max(1);
-    let size = first.saturating_sub(low).max(1);
-    let start = (RandomState::new().hash_one(Instant::now()) % u64::from(size)) as u16;
-    (0..64.min(size)).map(move |step| {
-        low + (u32::from(start) + u32::from(step) * 7).rem_euclid(u32::from(size)) as u16
-    })
-}
-
-fn listen_on(address: SocketAddr, backlog: Option<i32>) -> std::io::Result<Socket> {
-    let Some(backlog) = backlog else {
-        // The library's default, whatever it is.
-        return TcpListener::bind(address).map(Socket::from);
-    };
-    // Not inherited by the workers: socket2 sees to that.
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    socket.bind(&address.into())?;
-    socket.listen(backlog)?;
-    Ok(socket)
 }
 
 /// The slabs once their count of sockets has come to rest (objects are freed after a grace period),

@@ -21,6 +21,9 @@
 //! | `server` | new | `--pool on` |
 //! | `on` | used again | `--pool on` |
 //!
+//! On Windows a client's socket cannot be connected again without `DisconnectEx` and `ConnectEx`: the
+//! pool there is the server's alone, `off` or `on`, which is what the sources ask of it.
+//!
 //! A target's own pool is as it was set, and does not say what it took from it: there `pool` is the
 //! client's alone, `off` or `on`.
 //!
@@ -145,6 +148,9 @@ pub(crate) enum End {
     Server,
 }
 
+/// Whether the client can use a socket again: by `connect(AF_UNSPEC)`.
+const CLIENT_REUSES: bool = cfg!(unix);
+
 /// Who recycles what it has used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Recycles {
@@ -163,8 +169,10 @@ pub(crate) struct Variant {
 impl Variant {
     fn all(pool: Pool, closes: Closes) -> Vec<Self> {
         let pools: &[Recycles] = match pool {
-            Pool::Both => &[Recycles::Nobody, Recycles::Server, Recycles::Both],
-            Pool::On => &[Recycles::Both],
+            Pool::Both if CLIENT_REUSES => &[Recycles::Nobody, Recycles::Server, Recycles::Both],
+            Pool::Both => &[Recycles::Nobody, Recycles::Server],
+            Pool::On if CLIENT_REUSES => &[Recycles::Both],
+            Pool::On => &[Recycles::Server],
             Pool::Off => &[Recycles::Nobody],
         };
         let ends: &[End] = match closes {
@@ -189,8 +197,8 @@ impl Variant {
     fn pool(self) -> &'static str {
         match self.recycles {
             Recycles::Nobody => "off",
-            Recycles::Server => "server",
-            Recycles::Both => "on",
+            Recycles::Server if CLIENT_REUSES => "server",
+            Recycles::Server | Recycles::Both => "on",
         }
     }
 
@@ -336,6 +344,7 @@ fn runners(lab: &Lab, options: &Options, servers: &mut Servers) -> Result<Vec<Ru
     for variant in all {
         let (address, server) = match options.target {
             Some(target) if of_target(variant, options) => {
+                // Of a target nothing but the client's pool is ours to choose.
                 if variant.recycles == Recycles::Server {
                     continue;
                 }
@@ -355,8 +364,9 @@ fn runners(lab: &Lab, options: &Options, servers: &mut Servers) -> Result<Vec<Ru
     }
     if runners.is_empty() {
         return Err(Error::usage(
-            "the target closes first, and only variants in which the client does were asked for",
-            "ask for --closes server, or for another target",
+            "no variant that was asked for can run against this target: who closes first, or the pool, \
+             is the target's own choice",
+            "ask for another --closes, for --pool off, or for another target",
         ));
     }
     Ok(runners)
@@ -452,9 +462,7 @@ fn summarise(runner: &Runner, options: &Options) -> ChurnVariant {
 fn server_pools(turns: &[Turn]) -> Option<BTreeMap<String, u64>> {
     let mut sum = BTreeMap::new();
     for turn in turns {
-        for (name, count) in turn.server_pools.as_ref()? {
-            *sum.entry(name.clone()).or_insert(0) += count;
-        }
+        servers::add(&mut sum, turn.server_pools.as_ref()?);
     }
     (!turns.is_empty()).then_some(sum)
 }
@@ -475,9 +483,14 @@ mod tests {
 
     #[test]
     fn the_variants_are_those_asked_for() {
-        assert_eq!(Variant::all(Pool::Both, Closes::Both).len(), 9);
+        let pools = if CLIENT_REUSES { 3 } else { 2 };
+        assert_eq!(Variant::all(Pool::Both, Closes::Both).len(), 3 * pools);
         let one = Variant::all(Pool::On, Closes::Server);
-        assert_eq!(one, [Variant { recycles: Recycles::Both, end: End::Server }]);
+        assert_eq!(one.len(), 1);
+        assert_eq!(
+            (one[0].end, one[0].pool(), one[0].server_recycles()),
+            (End::Server, "on", true)
+        );
         assert_eq!(Variant::all(Pool::Off, Closes::Client).len(), 2);
     }
 

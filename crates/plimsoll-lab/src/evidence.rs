@@ -11,6 +11,7 @@ use plimsoll_kernel::meminfo::Meminfo;
 use plimsoll_kernel::netstat::Netstat;
 use plimsoll_kernel::slab::Slabs;
 use plimsoll_kernel::sockstat::Sockstat;
+use plimsoll_kernel::windows::Performance;
 
 use crate::errno;
 use crate::results::{KernelObject, Side, StoppedBy};
@@ -39,18 +40,21 @@ impl Stop {
 }
 
 /// The kernel's counters at one moment, to be compared with a later one.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Baseline {
     /// `TcpExt` and `Tcp`; `None` where they cannot be read.
     pub netstat: Option<Netstat>,
     /// Kernel objects; `None` for anybody but root.
     pub slabs: Option<Slabs>,
+    /// Bytes of the non-paged pool; `None` but on Windows.
+    pub nonpaged: Option<u64>,
 }
 
 impl Baseline {
     /// Reads them. About 2 ms.
     pub fn read() -> Self {
-        Self { netstat: Netstat::read().ok(), slabs: Slabs::read().ok() }
+        let nonpaged = Performance::read().ok().and_then(|now| now.nonpaged_pool);
+        Self { netstat: Netstat::read().ok(), slabs: Slabs::read().ok(), nonpaged }
     }
 
     /// By how much a counter has grown since; `None` where it is not known.
@@ -159,15 +163,16 @@ pub fn why_silent(before: &Baseline, seconds: f64) -> Stop {
     tcp_memory(before, &limits).unwrap_or_else(|| {
         let now = Netstat::read().ok();
         let retransmitted = before.grown(now.as_ref(), "TCPSynRetrans");
-        Stop::new(
-            StoppedBy::Timeout,
-            Side::Server,
+        let text = if cfg!(windows) {
+            format!("no connect was answered for {seconds:.1} s")
+        } else {
             format!(
                 "no connect was answered for {seconds:.1} s ({} SYNs sent again), and neither the \
                  accept queue nor TCP's memory nor connection tracking was at its limit",
                 words(retransmitted)
-            ),
-        )
+            )
+        };
+        Stop::new(StoppedBy::Timeout, Side::Server, text)
     })
 }
 
@@ -195,12 +200,13 @@ pub fn tcp_memory(before: &Baseline, limits: &Limits) -> Option<Stop> {
 /// their number.
 pub fn ports(taken: u64, sources: &str, how_many: u64, destination: std::net::SocketAddr) -> Stop {
     let limits = Limits::read();
+    let name =
+        if cfg!(windows) { "the dynamic port range" } else { "net.ipv4.ip_local_port_range" };
     let range = match (limits.local_ports, limits.local_ports_usable()) {
         (Some((first, last)), Some(usable)) => format!(
-            "net.ipv4.ip_local_port_range {first}–{last} gives {usable} ports to one source address \
-             and one destination"
+            "{name} {first}–{last} gives {usable} ports to one source address and one destination"
         ),
-        _ => "the size of net.ipv4.ip_local_port_range cannot be read".to_owned(),
+        _ => format!("the size of {name} cannot be read"),
     };
     let short = limits.local_ports_usable().map(|usable| u64::from(usable) * how_many);
     let missing = short.map_or(0, |all| all.saturating_sub(taken));

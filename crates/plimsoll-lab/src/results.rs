@@ -149,11 +149,13 @@ pub struct Backlog {
 /// One listener that never accepts.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 pub struct BacklogRun {
-    /// The backlog passed to `listen(2)`; `None` for the library's default.
+    /// The backlog passed to `listen(2)`; `None` for the library's default. On Windows a negative
+    /// one is a hint (`SOMAXCONN_HINT`), and 2147483647 is `SOMAXCONN`.
     pub requested: Option<i64>,
-    /// What the kernel says it granted; `None` where it does not say.
+    /// What the kernel says it granted; `None` where it does not say (Windows).
     pub granted: Option<u64>,
-    /// The largest accept queue seen.
+    /// The largest accept queue seen. On Windows: the most connections seen at the listener's port,
+    /// of which none was accepted.
     pub queued: Option<u64>,
     /// Connections the client saw established.
     pub connects_ok: u64,
@@ -181,6 +183,13 @@ pub struct BacklogRun {
     pub errors: BTreeMap<String, u64>,
     /// The kernel objects behind `kernel_bytes_per_queued`.
     pub kernel_objects: Vec<KernelObject>,
+    /// Windows' non-paged pool, the whole machine's, at the end of the run; `null` elsewhere.
+    #[serde(default)]
+    pub nonpaged_pool_bytes: Option<u64>,
+    /// By how much it grew during the run for each queued connection, both ends; `null` below 1,000
+    /// connections.
+    #[serde(default)]
+    pub nonpaged_bytes_per_queued: Option<f64>,
     /// The run over time.
     pub samples: Vec<BacklogSample>,
 }
@@ -282,6 +291,10 @@ pub struct Capacity {
     pub kernel_bytes_per_connection: Option<f64>,
     /// The objects behind it.
     pub kernel_objects: Vec<KernelObject>,
+    /// Growth of Windows' non-paged pool for each connection, both ends where both are here; `null`
+    /// elsewhere, and below 1,000 connections.
+    #[serde(default)]
+    pub nonpaged_bytes_per_connection: Option<f64>,
     /// Connections made per second, over the whole ramp.
     pub connects_per_second: f64,
     /// Failed connects and probes, by error name.

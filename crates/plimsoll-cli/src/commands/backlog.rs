@@ -17,6 +17,8 @@ Examples:
   plimsoll backlog
         a sweep: what each backlog asked for was granted, and what was really queued
   plimsoll backlog --backlog 128,4096,65535 --json
+  plimsoll backlog --backlog default,somaxconn,hint:16000
+        on Windows, where a hint goes beyond SOMAXCONN
   plimsoll backlog --backlog 1000000 --keep reset --stop-at 300000
         deeper than one address has ports, where net.core.somaxconn allows it";
 
@@ -24,7 +26,8 @@ Examples:
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
-    /// Backlogs to ask for, one run each; `default` is the library's own [default: a sweep]
+    /// Backlogs to ask for, one run each: numbers, `default` (the library's own), `somaxconn`, or on
+    /// Windows `hint:N` (SOMAXCONN_HINT, 200 to 65535) [default: a sweep]
     #[arg(long, value_name = "N,…", value_delimiter = ',', value_parser = requested,
           allow_negative_numbers = true)]
     backlog: Vec<Requested>,
@@ -63,19 +66,9 @@ pub(crate) enum KeepArg {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Requested(Option<i64>);
 
-/// Reads `default` or a number that `listen(2)` takes.
 fn requested(text: &str) -> Result<Requested, String> {
-    if text == "default" {
-        return Ok(Requested(None));
-    }
-    match text.replace('_', "").parse::<i32>() {
-        Ok(number) => Ok(Requested(Some(number.into()))),
-        Err(_) => Err(format!(
-            "`{text}` is neither `default` nor a whole number from {} to {}",
-            i32::MIN,
-            i32::MAX
-        )),
-    }
+    // clap says which argument it is; the cure is part of the text.
+    backlog::parse(text).map(Requested).map_err(|error| error.to_string())
 }
 
 pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {

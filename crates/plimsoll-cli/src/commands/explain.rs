@@ -1,7 +1,7 @@
 //! `plimsoll explain`.
 
-use plimsoll_lab::Result;
 use plimsoll_lab::explain;
+use plimsoll_lab::{Error, Result};
 
 use super::Session;
 use crate::args::OutputArgs;
@@ -23,6 +23,12 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
+    if cfg!(not(target_os = "linux")) {
+        return Err(Error::machine(
+            "`explain` reads accept queues and kernel objects by process, and only Linux tells those",
+            "on Windows: `plimsoll capacity` and `backlog` try a server's limits instead",
+        ));
+    }
     let session = Session::new("explain", output)?;
     let result = explain::run(args.pid)?;
     session.finish(result, false, true, explain::render_text)

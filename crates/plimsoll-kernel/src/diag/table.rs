@@ -1,15 +1,16 @@
 //! Windows' table of TCP sockets (`GetExtendedTcpTable`), row by row.
 //!
 //! The system copies the whole table, both ends of loopback connections and every `TIME_WAIT`
-//! included; what passes the filter is chosen here. It tells addresses, state and process of each
-//! socket, and neither the depth of an accept queue nor its limit.
+//! included; what passes the filter is chosen here. It tells addresses and state of each socket, and neither the depth of an accept queue nor its limit.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::{Connection, Family, Filter, Listener, State};
+#[cfg(windows)]
+use super::Family;
+use super::{Connection, Filter, Listener, State};
 
-/// Bytes of a row: `MIB_TCPROW_OWNER_PID`, `MIB_TCP6ROW_OWNER_PID` (`tcpmib.h`).
-const ROW_V4: usize = 24;
+/// Bytes of a row: `MIB_TCPROW`, `MIB_TCP6ROW_OWNER_PID` (`tcpmib.h`).
+const ROW_V4: usize = 20;
 const ROW_V6: usize = 56;
 
 /// One row.
@@ -22,11 +23,13 @@ pub(super) struct Record {
 }
 
 impl Record {
+    #[cfg(windows)]
     pub(super) fn state(&self) -> Option<State> {
         self.state
     }
 
     /// A queue cannot be seen, so that there is no listener as the type has it.
+    #[allow(clippy::unused_self, reason = "the same name as on other systems")]
     pub(super) fn listener(&self) -> Option<Listener> {
         None
     }
@@ -72,6 +75,7 @@ pub(super) fn rows(bytes: &[u8], v6: bool, filter: &Filter, each: &mut dyn FnMut
 }
 
 /// Whether a filter asks for sockets of this family.
+#[cfg(windows)]
 pub(super) fn wanted(filter: &Filter, v6: bool) -> bool {
     match filter.family {
         Family::Any => true,
@@ -151,7 +155,6 @@ mod tests {
             row.extend(port.to_be_bytes());
             row.extend([0; 2]);
         }
-        row.extend(4242_u32.to_ne_bytes());
         row
     }
 

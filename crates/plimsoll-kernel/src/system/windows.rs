@@ -9,7 +9,7 @@ use windows_sys::Win32::Foundation::{
     CloseHandle, ERROR_INSUFFICIENT_BUFFER, ERROR_SUCCESS, FILETIME, HANDLE, INVALID_HANDLE_VALUE,
 };
 use windows_sys::Win32::NetworkManagement::IpHelper::{
-    GetExtendedTcpTable, TCP_TABLE_OWNER_PID_ALL,
+    GetExtendedTcpTable, TCP_TABLE_BASIC_ALL, TCP_TABLE_OWNER_PID_ALL,
 };
 use windows_sys::Win32::System::Diagnostics::ToolHelp::{
     CreateToolhelp32Snapshot, PROCESSENTRY32W, Process32FirstW, Process32NextW, TH32CS_SNAPPROCESS,
@@ -195,11 +195,13 @@ pub(crate) fn wine_version() -> Option<String> {
 }
 
 /// The table of TCP sockets of one family, as it comes: a count, and so many rows
-/// (`MIB_TCPTABLE_OWNER_PID`, `MIB_TCP6TABLE_OWNER_PID`).
+/// (`MIB_TCPTABLE`, `MIB_TCP6TABLE_OWNER_PID`). Of IPv6 there is only the table with processes; of
+/// IPv4 that one would cost a search for each socket's process under Wine.
 ///
 /// # Errors
 /// The system's code.
 pub(crate) fn tcp_table(family: u32) -> Result<Vec<u8>, u32> {
+    let class = if family == AF_INET { TCP_TABLE_BASIC_ALL } else { TCP_TABLE_OWNER_PID_ALL };
     let mut bytes = vec![0_u8; 64 << 10];
     // The table may grow between two calls.
     for _ in 0..16 {
@@ -207,14 +209,7 @@ pub(crate) fn tcp_table(family: u32) -> Result<Vec<u8>, u32> {
         // SAFETY: `length` says how much may be written at the pointer, which is to a live buffer
         // of that length; the call keeps nothing. Rows are read from it as bytes.
         let code = unsafe {
-            GetExtendedTcpTable(
-                bytes.as_mut_ptr().cast(),
-                &raw mut length,
-                0,
-                family,
-                TCP_TABLE_OWNER_PID_ALL,
-                0,
-            )
+            GetExtendedTcpTable(bytes.as_mut_ptr().cast(), &raw mut length, 0, family, class, 0)
         };
         match code {
             ERROR_SUCCESS => return Ok(bytes),

@@ -3,12 +3,13 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use plimsoll_kernel::diag;
 use plimsoll_kernel::netstat::Netstat;
 use plimsoll_kernel::slab::Slabs;
+use plimsoll_kernel::windows::Performance;
 
+use super::queue::{self, Deaf};
 use super::{Options, verdict};
-use crate::evidence::{Baseline, Guard, Stop};
+use crate::evidence::{Baseline, Guard, LEAST_FOR_COST, Stop};
 use crate::results::{BacklogSample, Side, StoppedBy};
 use crate::source::{Source, SourcePool};
 use crate::worker::{Connect, Connected, Keep, Report, Request, Tally, Why, Workers};
@@ -24,16 +25,22 @@ const IN_FLIGHT: usize = 16;
 const LAST_STRETCH: u64 = 64;
 /// So many failures in a row end a run.
 const FAILURES: u32 = 16;
+/// So many source addresses in a row that gave not one connection: the next would not either.
+const BARREN_MAX: u32 = 8;
 
 /// What came of it.
 pub(super) struct Filled {
     pub(super) stop: Stop,
     pub(super) interrupted: bool,
     pub(super) tally: Tally,
-    pub(super) deepest: u64,
+    /// The largest queue seen; `None` where it cannot be.
+    pub(super) deepest: Option<u64>,
     pub(super) overflows: Option<u64>,
     pub(super) drops: Option<u64>,
     pub(super) source_addresses: u64,
+    /// The non-paged pool when the queue was full, and its growth for each queued connection.
+    pub(super) nonpaged: Option<u64>,
+    pub(super) nonpaged_each: Option<f64>,
     pub(super) samples: Vec<BacklogSample>,
 }
 
@@ -44,6 +51,8 @@ struct Part {
     at_work: Option<(u64, Duration, Tally)>,
     /// The source it may go on with.
     source: Option<Source>,
+    /// Connections from that source so far.
+    from_source: u64,
     held: u64,
     full: bool,
 }
@@ -52,10 +61,13 @@ pub(super) struct Fill<'a> {
     lab: &'a Lab,
     options: &'a Options,
     workers: &'a mut Workers,
+    listener: &'a Deaf,
     address: SocketAddr,
     granted: Option<u64>,
     before: &'a Baseline,
     sources: SourcePool,
+    /// Source addresses in a row that gave no connection.
+    barren: u32,
     parts: Vec<Part>,
     parallel: usize,
     started: Instant,
@@ -63,7 +75,7 @@ pub(super) struct Fill<'a> {
     ended: Tally,
     /// Something that a worker met and that ends the run.
     met: Option<Why>,
-    deepest: u64,
+    deepest: Option<u64>,
     netstat: Option<Netstat>,
     samples: Vec<BacklogSample>,
     slow_at: Option<Instant>,
@@ -78,7 +90,7 @@ impl<'a> Fill<'a> {
         lab: &'a Lab,
         options: &'a Options,
         workers: &'a mut Workers,
-        address: SocketAddr,
+        listener: &'a Deaf,
         granted: Option<u64>,
         before: &'a Baseline,
         sources: SourcePool,
@@ -90,15 +102,17 @@ impl<'a> Fill<'a> {
             options,
             parts: workers.rooms().map(|_| Part::default()).collect(),
             workers,
-            address,
+            listener,
+            address: listener.address,
             granted,
             before,
             sources,
+            barren: 0,
             parallel,
             started: now,
             ended: Tally::default(),
             met: None,
-            deepest: 0,
+            deepest: None,
             netstat: None,
             samples: Vec::new(),
             slow_at: None,
@@ -112,7 +126,7 @@ impl<'a> Fill<'a> {
         let stop = loop {
             self.dispatch()?;
             self.hear(Instant::now() + self.tick())?;
-            let depth = self.look();
+            let depth = self.look(false);
             if let Some(stop) = self.decide(depth) {
                 break stop;
             }
@@ -121,11 +135,14 @@ impl<'a> Fill<'a> {
         self.halt()?;
         self.rest();
         let tally = self.tally();
-        let stop = if stop.by == StoppedBy::QueueFull {
-            verdict::queue_full(&self.facts(&tally))
-        } else {
-            verdict::complete(stop, &self.facts(&tally))
-        };
+        let nonpaged = Performance::read().ok().and_then(|now| now.nonpaged_pool);
+        let stop = self.judge(stop, &tally, interrupted);
+        let nonpaged_each = self
+            .before
+            .nonpaged
+            .zip(nonpaged)
+            .zip(self.deepest.filter(|deepest| *deepest >= LEAST_FOR_COST))
+            .map(|((before, now), deepest)| (now as f64 - before as f64) / deepest as f64);
         Ok(Filled {
             stop,
             interrupted,
@@ -133,9 +150,25 @@ impl<'a> Fill<'a> {
             overflows: self.grown("ListenOverflows"),
             drops: self.grown("ListenDrops"),
             source_addresses: self.sources.used(),
+            nonpaged,
+            nonpaged_each,
             samples: self.samples,
             tally,
         })
+    }
+
+    /// The verdict in full. Where the queue cannot be seen, and clients failed while it was not
+    /// their ports, whether it was the queue is tried.
+    fn judge(&self, stop: Stop, tally: &Tally, interrupted: bool) -> Stop {
+        let silent = matches!(stop.by, StoppedBy::Refused | StoppedBy::Timeout);
+        if stop.by == StoppedBy::QueueFull {
+            return verdict::queue_full(&self.facts(tally));
+        }
+        if silent && self.granted.is_none() && tally.established > 0 && !interrupted {
+            let proof = self.listener.make_room(self.address, self.options.timeout);
+            return verdict::proven(stop, &self.facts(tally), &proof);
+        }
+        verdict::complete(stop, &self.facts(tally))
     }
 
     fn facts<'b>(&'b self, tally: &'b Tally) -> verdict::Facts<'b> {
@@ -191,7 +224,7 @@ impl<'a> Fill<'a> {
             let worker = match idle {
                 Some(worker) => worker,
                 // Not before it is known that there is a source for it.
-                None if self.sources.is_empty() => return Ok(()),
+                None if self.no_sources() => return Ok(()),
                 None => {
                     let worker = self.workers.add()?;
                     self.parts.push(Part::default());
@@ -200,8 +233,12 @@ impl<'a> Fill<'a> {
             };
             let source = match self.parts[worker].source.take() {
                 Some(source) => source,
+                None if self.no_sources() => return Ok(()),
                 None => match self.sources.take() {
-                    Some(source) => source,
+                    Some(source) => {
+                        self.parts[worker].from_source = 0;
+                        source
+                    }
                     None => return Ok(()),
                 },
             };
@@ -261,25 +298,35 @@ impl<'a> Fill<'a> {
             part.held += tally.established;
             part.full = part.held >= self.workers.room(worker);
         }
-        match connected.why {
-            Why::Done | Why::Stopped => {}
+        part.from_source += tally.established;
+        match why(connected, part.from_source) {
+            Why::Done | Why::Stopped => self.barren = 0,
             Why::Ports => {
+                self.barren = if part.from_source == 0 { self.barren + 1 } else { 0 };
                 part.source = None;
                 self.sources.exhausted(connected.source);
             }
             // Its own descriptors: the next worker goes on.
             Why::Descriptors => part.full = true,
-            Why::Files | Why::Memory | Why::Failing => self.met = Some(connected.why),
+            why @ (Why::Files | Why::Memory | Why::Failing) => self.met = Some(why),
         }
     }
 
+    /// Whether no source address is left, or the next would give nothing.
+    fn no_sources(&self) -> bool {
+        self.sources.is_empty() || self.barren >= BARREN_MAX
+    }
+
     /// Looks at the listener and the counters; returns the depth.
-    fn look(&mut self) -> Option<u64> {
-        let queue = diag::listener(self.address).ok().flatten();
-        let depth = queue.map(|queue| u64::from(queue.depth));
-        self.deepest = self.deepest.max(depth.unwrap_or(0));
-        self.netstat = Netstat::read().ok();
+    fn look(&mut self, at_rest: bool) -> Option<u64> {
         let slow = self.slow_at.is_none_or(|at| at.elapsed() >= SLOW_TICK);
+        // The whole table of sockets is dear to read: in between the last look holds.
+        let depth = match self.samples.last() {
+            Some(last) if cfg!(windows) && !slow && !at_rest => last.queued,
+            _ => queue::depth(self.address),
+        };
+        self.deepest = self.deepest.max(depth);
+        self.netstat = Netstat::read().ok();
         let kernel_bytes = match (&self.before.slabs, slow) {
             (Some(before), true) => Slabs::read()
                 .ok()
@@ -331,13 +378,17 @@ impl<'a> Fill<'a> {
         if let Some(why) = self.met {
             return Some(verdict::met(why, &tally, self.before));
         }
-        if self.at_work() == 0 && self.sources.is_empty() {
-            return Some(crate::evidence::ports(
+        if self.at_work() == 0 && self.no_sources() {
+            let mut stop = crate::evidence::ports(
                 tally.established,
                 &self.sources.describe(),
                 self.sources.used(),
                 self.address,
-            ));
+            );
+            if self.barren >= BARREN_MAX {
+                stop.add(format!("; the last {BARREN_MAX} addresses gave not one connection"));
+            }
+            return Some(stop);
         }
         if self.slow_look
             && let Some(stop) = Guard::default().check()
@@ -366,15 +417,29 @@ impl<'a> Fill<'a> {
     /// Waits until the depth is the same twice, 30 ms apart: the largest must not be missed.
     fn rest(&mut self) {
         let deadline = Instant::now() + Duration::from_secs(2);
-        let mut last = self.look();
+        let mut last = self.look(true);
         while Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(30));
-            let now = self.look();
+            let now = self.look(true);
             if now == last {
                 break;
             }
             last = now;
         }
+    }
+}
+
+/// Why a worker ended. Windows answers `WSAENOBUFS` for want of kernel memory and of ports: from a
+/// source that holds nearly as many connections as there are dynamic ports, it is the ports.
+fn why(connected: &Connected, from_source: u64) -> Why {
+    let ports = || plimsoll_kernel::limits::Limits::read().local_ports_usable().map(u64::from);
+    match connected.why {
+        Why::Memory
+            if cfg!(windows) && ports().is_some_and(|all| from_source >= all - all / 20) =>
+        {
+            Why::Ports
+        }
+        why => why,
     }
 }
 

@@ -305,6 +305,12 @@ impl<'a> Ramp<'a> {
         let dead: u64 = self.dead.iter().sum();
         let cost = self.cost(queued, measured.saturating_sub(dead / 2));
         let measured = measured.saturating_sub(dead);
+        let nonpaged = self
+            .before
+            .nonpaged
+            .zip(Baseline::read().nonpaged)
+            .filter(|_| measured >= evidence::LEAST_FOR_COST)
+            .map(|(before, now)| (now as f64 - before as f64) / measured as f64);
         let user = self
             .rss_before
             .zip(self.server.rss())
@@ -334,6 +340,7 @@ impl<'a> Ramp<'a> {
             user_bytes_per_connection: user,
             kernel_bytes_per_connection: cost.as_ref().map(|cost| cost.bytes),
             kernel_objects: cost.map(|cost| cost.objects).unwrap_or_default(),
+            nonpaged_bytes_per_connection: nonpaged,
             connects_per_second: (self.tally.established - 1) as f64
                 / self.busy.as_secs_f64().max(1e-6),
             errors,

@@ -9,6 +9,7 @@ use crate::results::ChurnVariant;
 use crate::units;
 
 use super::client::PARTS;
+use super::servers::{EXPIRED, LIMBO, RETURNED};
 
 /// What [`ChurnVariant::server`] says of an embedded server.
 pub(super) const EMBEDDED: &str = "embedded";
@@ -41,6 +42,13 @@ pub(super) fn explain(variants: &[ChurnVariant]) -> Vec<String> {
         sentences.extend(errors(variant));
     }
     sentences.extend(against(variants));
+    if cfg!(windows) && variants.iter().any(|one| one.pool == "on") {
+        sentences.push(
+            "The pool is the server's alone: the client makes a socket for each connection in every \
+             variant."
+                .to_owned(),
+        );
+    }
     sentences
 }
 
@@ -50,11 +58,32 @@ fn pools(closes: &str, off: Option<&ChurnVariant>, on: Option<&ChurnVariant>) ->
         Some(format!("{name}, {}", taken(variant?.server_pools.as_ref()?)?))
     };
     let both: Vec<String> = [said("on", on), said("off", off)].into_iter().flatten().collect();
-    (!both.is_empty()).then(|| {
-        format!(
-            "What the server took was there before ({closes} closes): pool {}.",
-            both.join("; ")
-        )
+    let mut sentence = format!(
+        "What the server took was there before ({closes} closes): pool {}.",
+        both.join("; ")
+    );
+    sentence.push_str(&on.and_then(way_back).unwrap_or_default());
+    (!both.is_empty()).then_some(sentence)
+}
+
+/// What became of the sockets of a server that has a pool of them; `None` of one that has not.
+fn way_back(variant: &ChurnVariant) -> Option<String> {
+    let pools = variant.server_pools.as_ref()?;
+    let figure = |name: &str| pools.get(name).copied().unwrap_or(0);
+    if figure("socket_hits") + figure("socket_misses") == 0 {
+        return None;
+    }
+    Some(match figure(RETURNED) {
+        0 => " Its sockets were made ahead, and none came back to be used again: this system does \
+              not reuse them."
+            .to_owned(),
+        returned => format!(
+            " {} sockets came back to be used again; at most {} were on their way at once, and {} \
+             took too long.",
+            units::count(returned),
+            units::count(figure(LIMBO)),
+            units::count(figure(EXPIRED))
+        ),
     })
 }
 
@@ -65,6 +94,7 @@ fn taken(pools: &BTreeMap<String, u64>) -> Option<String> {
         .filter_map(|(name, hits)| {
             let kind = name.strip_suffix("_hits")?;
             let misses = pools.get(&format!("{kind}_misses"))?;
+            (hits + misses > 0).then_some(())?;
             Some(format!("{} of {} {kind}s", units::count(*hits), units::count(hits + misses)))
         })
         .collect();
@@ -243,6 +273,20 @@ mod tests {
         assert!(said.contains("× 1.10 within a sweep"), "{said}");
         assert!(said.contains("pool on, 99 of 100 blocks; off, 0 of 100 blocks."), "{said}");
         assert!(!said.contains("Against"), "{said}");
+    }
+
+    #[test]
+    fn sockets_on_their_way_back_are_told_of() {
+        let with = |figures: serde_json::Value| {
+            let mut on = variant("on", EMBEDDED, 0, 1000.0);
+            on.server_pools = serde_json::from_value(figures).unwrap();
+            way_back(&on).unwrap_or_default()
+        };
+        let said = with(json!({"socket_hits": 90, "socket_misses": 3, RETURNED: 80, LIMBO: 7}));
+        assert!(said.contains("80 sockets came back") && said.contains("at most 7"), "{said}");
+        let said = with(json!({"socket_hits": 90, "socket_misses": 3}));
+        assert!(said.contains("none came back"), "{said}");
+        assert_eq!(with(json!({"socket_hits": 0, "socket_misses": 0, "block_hits": 3})), "");
     }
 
     #[test]

@@ -13,6 +13,12 @@ use super::{End, Options, Variant};
 /// Sessions beyond those of the ring: a server may still be closing when the next has come.
 const SESSIONS_MIN: u64 = 1000;
 
+/// Sockets that came back to the server's pool, those that took too long, and the most that were on
+/// their way at once.
+pub(super) const RETURNED: &str = "sockets_returned";
+pub(super) const EXPIRED: &str = "sockets_expired";
+pub(super) const LIMBO: &str = "sockets_in_limbo_high_water";
+
 /// Those that are running; dropping it ends them.
 #[derive(Default)]
 pub(super) struct Servers {
@@ -64,24 +70,37 @@ impl Servers {
         family::cpu_time(self.running[place.0].server.pid())
     }
 
-    /// What it has taken from its pools so far: its figures that end in `_hits` and `_misses`.
+    /// What it has taken from its pools so far: its figures that end in `_hits` and `_misses`, and
+    /// those of sockets on their way back to a pool.
     pub(super) fn pools(&self, place: Place) -> Option<BTreeMap<String, u64>> {
         let mut figures = self.running[place.0].server.figures()?;
-        figures.retain(|name, _| name.ends_with("_hits") || name.ends_with("_misses"));
+        figures.retain(|name, _| {
+            let of_pool = ["_hits", "_misses"].iter().any(|ending| name.ends_with(ending));
+            of_pool || [RETURNED, EXPIRED, LIMBO].contains(&name.as_str())
+        });
         Some(figures)
     }
 }
 
-/// How much each figure has grown; `None` where one of the readings is missing.
+/// How much each figure has grown (a high-water mark: where it is); `None` where one of the readings is
+/// missing.
 pub(super) fn growth(
     before: Option<BTreeMap<String, u64>>,
     after: Option<BTreeMap<String, u64>>,
 ) -> Option<BTreeMap<String, u64>> {
     let (before, mut after) = before.zip(after)?;
-    for (name, value) in &mut after {
+    for (name, value) in after.iter_mut().filter(|(name, _)| *name != LIMBO) {
         *value = value.saturating_sub(before.get(name).copied().unwrap_or(0));
     }
     Some(after)
+}
+
+/// Adds one turn's figures to a variant's.
+pub(super) fn add(sum: &mut BTreeMap<String, u64>, turn: &BTreeMap<String, u64>) {
+    for (name, count) in turn {
+        let sum = sum.entry(name.clone()).or_insert(0);
+        *sum = if name == LIMBO { (*sum).max(*count) } else { *sum + count };
+    }
 }
 
 /// What was taken from the pools that `serve --pool` governs, and what had to be made: the sum over
@@ -109,6 +128,16 @@ mod tests {
         let grown = growth(Some(before), Some(after.clone())).unwrap();
         assert_eq!(grown, figures(&[("block_hits", 7), ("slot_hits", 0), ("socket_hits", 2)]));
         assert_eq!(growth(None, Some(after)), None, "what is not known is not zero");
+    }
+
+    #[test]
+    fn a_high_water_mark_is_not_summed() {
+        let turn = figures(&[(LIMBO, 5), (RETURNED, 3)]);
+        let grown = growth(Some(figures(&[(LIMBO, 5), (RETURNED, 1)])), Some(turn)).unwrap();
+        assert_eq!(grown, figures(&[(LIMBO, 5), (RETURNED, 2)]));
+        let mut sum = grown.clone();
+        add(&mut sum, &grown);
+        assert_eq!(sum, figures(&[(LIMBO, 5), (RETURNED, 4)]));
     }
 
     #[test]

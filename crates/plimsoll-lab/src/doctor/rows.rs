@@ -23,7 +23,7 @@ pub(super) fn all(facts: &Facts, goal: Option<u64>) -> Vec<Check> {
 }
 
 /// A row; one without a value says that it is not known, and is `ok`.
-fn row<T>(
+pub(super) fn row<T>(
     name: &str,
     value: Option<T>,
     judge: impl FnOnce(T) -> (String, String, bool, Option<String>),
