@@ -249,14 +249,14 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Churn, bool)> {
             }
             let runner = &mut runners[index];
             take_turn(runner, options, &servers, turn, sweep)?;
-            runner.watch.sample(start.elapsed())?;
+            runner.watch.sample(start.elapsed(), false)?;
         }
         let line = format!("churn: {} variants side by side", runners.len());
         lab.progress.step(u64::from(sweep) + 1, Some(u64::from(sweeps)), &line);
     }
     // Afterwards: what stays.
     for runner in &mut runners {
-        runner.watch.sample(start.elapsed())?;
+        runner.watch.sample(start.elapsed(), true)?;
     }
     let variants: Vec<_> = runners.iter().map(|runner| summarise(runner, options)).collect();
     let explanation = explain::explain(&variants);
