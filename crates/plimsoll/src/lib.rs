@@ -26,7 +26,7 @@
 //!   listener's backlog.
 //! - [`Profile`] chooses between many connections that cost little and few that are fast.
 //! - [`Choice`] names the kernel interface: io_uring where it works, else readiness (epoll, kqueue:
-//!   [`driver::ready`]), with one line of the log that says why; on Windows completion ports
+//!   `driver::ready`), with one line of the log that says why; on Windows completion ports
 //!   (`driver::iocp`).
 //! - [`Reason`] says why a session ended, in one word for handler, log and metrics.
 //! - [`Remote`] reaches sessions from other threads.

@@ -18,17 +18,19 @@
 //!
 //! # Names, not keys
 //!
-//! An operation is known by the address of its `OVERLAPPED`, beside which its token stands
-//! ([`operations`]). The completion key is 0 for all sockets and never looked at: a
+//! An operation is known by the address of its `OVERLAPPED`, beside which its token stands. The
+//! completion key is 0 for all sockets and never looked at: a
 //! socket stays with the port, and the key, of its first association for ever, and is used again by
 //! other sessions.
 //!
 //! # Sockets used again
 //!
-//! [`pool`] has the rules. Whether a disconnected socket can be accepted into again is tried once in a
+//! A socket that was disconnected is pooled when that has completed: a limited number is on its way, for
+//! a limited time. Accepted ones are only accepted again, connected ones only connected. Whether a
+//! disconnected socket can be accepted into again is tried once in a
 //! process, on loopback; where it cannot (Wine: it ignores `TF_REUSE_SOCKET`), sockets are made ahead
 //! but not used again, and a note of [`Features`] says so. Shards lend what has come back to them to the
-//! one that accepts ([`Driver::accept_for`], [`exchange`]).
+//! one that accepts ([`Driver::accept_for`]).
 //!
 //! # What it takes
 //!

@@ -80,3 +80,14 @@ fn keep_alive(socket: &Socket, time: Duration) -> io::Result<()> {
     let probes = probes.with_interval((time / 3).max(Duration::from_secs(1))).with_retries(3);
     socket.set_tcp_keepalive(&probes)
 }
+
+#[cfg(all(test, windows))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backlog_beyond_200_is_a_hint() {
+        let asked = [1, 200, 201, 4096, 65_535, 1 << 20];
+        assert_eq!(asked.map(backlog), [1, 200, -201, -4096, -65_535, -65_535]);
+    }
+}
