@@ -73,6 +73,8 @@ fn a_handler_that_blocks_its_shard_is_named_in_one_line() {
         limits.buffer_bytes = 4 << 20;
         let server = Server::builder().listen("127.0.0.1:0").shards(1).limits(limits);
         let running = server.driver(driver).profile(profile).start(|_| Sleepy).unwrap();
+        // What was said of the start: which way is not to be had here, and why.
+        LINES.lock().unwrap().clear();
         let mut stream = TcpStream::connect(running.local_addr().unwrap()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut back = [0];

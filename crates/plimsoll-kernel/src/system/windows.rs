@@ -50,6 +50,8 @@ pub(crate) fn physical_memory() -> Option<(u64, u64)> {
     // SAFETY: the call writes one structure, of the length that it says, through the pointer, which
     // is to a live local; it keeps nothing.
     let told = unsafe { GlobalMemoryStatusEx(&raw mut status) } != 0;
+    // Wine fills a copy that a second thread may be given before it is full: all zeroes.
+    let told = told && status.ullTotalPhys > 0;
     told.then_some((status.ullAvailPhys, status.ullTotalPhys))
 }
 

@@ -178,9 +178,10 @@ impl Bench {
         let context = listener.as_raw_socket();
         system::set(socket, ws::SOL_SOCKET, ws::SO_UPDATE_ACCEPT_CONTEXT, context)
             .map_err(because_code("SO_UPDATE_ACCEPT_CONTEXT"))?;
-        system::send_bytes(socket, b"x").map_err(because_code("a send"))?;
+        let works = system::send_bytes(socket, b"x").map_err(because_code("a send"));
         let mut byte = [0];
-        client.read_exact(&mut byte).map_err(because("what was sent did not arrive"))?;
+        let heard = |_| client.read_exact(&mut byte).map_err(because("what was sent"));
+        works.and_then(heard).map_err(|why| format!("{what} completes, and then fails {why}"))?;
         Ok(client)
     }
 }
