@@ -36,7 +36,7 @@ mod requested;
 mod verdict;
 
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use plimsoll_kernel::diag;
@@ -61,6 +61,9 @@ pub struct Options {
     /// Where clients connect from; `None` is `127.0.0.0/8` towards IPv4 loopback, else the route's
     /// address.
     pub sources: Option<AddressRange>,
+    /// Where clients connect to, one address after the other as ports run out: a source port can serve
+    /// every one of them. The listener takes all addresses of this machine then. `None` is its own.
+    pub destinations: Option<AddressRange>,
     /// What clients do once they are connected.
     pub keep: Keep,
     /// End a run at so many connections.
@@ -76,6 +79,7 @@ impl Default for Options {
         Self {
             backlogs: Vec::new(),
             sources: None,
+            destinations: None,
             keep: Keep::Open,
             stop_at: None,
             timeout: Duration::from_secs(5),
@@ -146,11 +150,17 @@ fn one(
     requested: Option<i64>,
     workers: &mut Workers,
 ) -> Result<(BacklogRun, bool)> {
-    let listener = Deaf::listen(options.address, requested)?;
+    let first = options.destinations.and_then(|all| all.nth(0));
+    let listener = match first {
+        None => Deaf::listen(options.address, requested)?,
+        Some(IpAddr::V4(_)) => Deaf::listen(Ipv4Addr::UNSPECIFIED.into(), requested)?,
+        Some(IpAddr::V6(_)) => Deaf::listen(Ipv6Addr::UNSPECIFIED.into(), requested)?,
+    };
     let address = listener.address;
+    let target = SocketAddr::new(first.unwrap_or(address.ip()), address.port());
     let before = Baseline::read();
     let granted = queue::granted(address);
-    let sources = SourcePool::new(address, options.sources)?;
+    let sources = SourcePool::new(target, options.sources)?;
     let fill = Fill::new(lab, options, workers, &listener, granted, &before, sources);
     let filled = fill.run()?;
     let rotten = diag::rotten(address.port()).ok();
@@ -186,6 +196,7 @@ fn one(
         connects_per_second: filled.tally.established as f64 / seconds.max(1e-6),
         kernel_bytes_per_queued: cost.as_ref().map(|cost| cost.slab_bytes),
         source_addresses: filled.source_addresses,
+        destination_addresses: filled.destination_addresses,
         errors: filled.tally.errors,
         kernel_objects: cost.map(|cost| cost.objects).unwrap_or_default(),
         nonpaged_pool_bytes: filled.nonpaged,

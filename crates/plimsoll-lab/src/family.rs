@@ -33,8 +33,16 @@ mod tests {
     #[test]
     fn children_are_counted_with_their_parent() {
         let own = std::process::id();
-        let alone = process::rss(own).expect("/proc is mounted");
-        let mut child = std::process::Command::new("sleep").arg("60").spawn().expect("sleep runs");
+        let alone = process::rss(own).expect("of ourselves it is known");
+        let windows = ("cmd", ["/C", "pause"].as_slice());
+        let (program, arguments) =
+            if cfg!(windows) { windows } else { ("sleep", ["60"].as_slice()) };
+        let mut child = std::process::Command::new(program)
+            .args(arguments)
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("every system has it");
         assert!(members(own).any(|pid| pid == child.id()));
         assert!(rss(own).is_some_and(|both| both > alone / 2));
         assert!(cpu_time(own).is_some());

@@ -177,8 +177,11 @@ pub struct BacklogRun {
     /// the waste of their slabs (`kernel_objects` has the objects alone); `None` below 1,000
     /// connections, where it cannot be told from noise.
     pub kernel_bytes_per_queued: Option<f64>,
-    /// Source addresses that were used.
+    /// Source addresses that were used: the most towards one destination.
     pub source_addresses: u64,
+    /// Destination addresses that were connected to.
+    #[serde(default)]
+    pub destination_addresses: u64,
     /// Failed connects, by error name.
     pub errors: BTreeMap<String, u64>,
     /// The kernel objects behind `kernel_bytes_per_queued`.

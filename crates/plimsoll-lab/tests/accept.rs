@@ -1,5 +1,7 @@
 //! `accept` against the real kernel.
 
+#![cfg(target_os = "linux")]
+
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -71,6 +71,12 @@ fn one_source_address_ends_at_its_ports() {
     assert!(one.evidence.contains("40000–41999 gives 2000 ports"), "{}", one.evidence);
     assert!(one.errors.contains_key("EADDRNOTAVAIL"), "{:?}", one.errors);
 
+    // One port serves many destinations: two of them (a block's ends are left out) hold twice as many.
+    let block = Options { destinations: Some("127.0.0.4/30".parse().unwrap()), ..options.clone() };
+    let two = run(&lab(), &block).unwrap().0.runs.remove(0);
+    assert_eq!((two.stopped_by, two.queued), (StoppedBy::Ports, Some(4000)), "{two:?}");
+    assert_eq!((two.source_addresses, two.destination_addresses), (1, 2));
+
     // The counter-proof: with more addresses the queue is the limit.
     let options = Options { sources: None, ..options };
     let all = run(&lab(), &options).unwrap().0.runs.remove(0);

@@ -1,6 +1,8 @@
 //! `churn` against the real kernel: a plain server, one that closes first, bad ones. Against the
 //! embedded ones it is tested with the command, which they are.
 
+#![cfg(target_os = "linux")]
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;

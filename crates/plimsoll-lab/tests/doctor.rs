@@ -1,5 +1,7 @@
 //! `doctor` on this machine.
 
+#![cfg(target_os = "linux")]
+
 use plimsoll_lab::doctor::{self, Facts};
 
 #[test]

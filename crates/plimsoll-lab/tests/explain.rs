@@ -1,5 +1,7 @@
 //! `explain` on this process, on redis-server, and on nobody.
 
+#![cfg(target_os = "linux")]
+
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};

@@ -35,6 +35,10 @@ pub(crate) struct Args {
     /// [default: 127.0.0.0/8 towards IPv4 loopback, else the route's address]
     #[arg(long, value_name = "CIDR")]
     sources: Option<AddressRange>,
+    /// Where clients connect to, one address after the other as ports run out; the listener takes all
+    /// addresses of this machine then, which needs --allow-remote [default: the listener's own]
+    #[arg(long, value_name = "CIDR", requires = "allow_remote", conflicts_with = "address")]
+    destinations: Option<AddressRange>,
     /// What the client does once it is connected
     #[arg(long, value_enum, default_value_t = KeepArg::Open)]
     keep: KeepArg,
@@ -81,6 +85,7 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
     let options = Options {
         backlogs: args.backlog.iter().map(|requested| requested.0).collect(),
         sources: args.sources,
+        destinations: args.destinations,
         keep: match args.keep {
             KeepArg::Open => Keep::Open,
             KeepArg::Close => Keep::Close,

@@ -38,6 +38,7 @@ pub(super) struct Filled {
     pub(super) overflows: Option<u64>,
     pub(super) drops: Option<u64>,
     pub(super) source_addresses: u64,
+    pub(super) destination_addresses: u64,
     /// The non-paged pool when the queue was full, and its growth for each queued connection.
     pub(super) nonpaged: Option<u64>,
     pub(super) nonpaged_each: Option<f64>,
@@ -68,6 +69,9 @@ pub(super) struct Fill<'a> {
     sources: SourcePool,
     /// Source addresses in a row that gave no connection.
     barren: u32,
+    /// The number of the destination, and the most sources that one has had.
+    destination: u64,
+    sources_most: u64,
     parts: Vec<Part>,
     parallel: usize,
     started: Instant,
@@ -108,6 +112,8 @@ impl<'a> Fill<'a> {
             before,
             sources,
             barren: 0,
+            destination: 0,
+            sources_most: 0,
             parallel,
             started: now,
             ended: Tally::default(),
@@ -124,6 +130,7 @@ impl<'a> Fill<'a> {
     /// Fills the queue until something ends it, then waits until it is at rest.
     pub(super) fn run(mut self) -> Result<Filled> {
         let stop = loop {
+            self.next_destination()?;
             self.dispatch()?;
             self.hear(Instant::now() + self.tick())?;
             let depth = self.look(false);
@@ -149,7 +156,8 @@ impl<'a> Fill<'a> {
             deepest: self.deepest,
             overflows: self.grown("ListenOverflows"),
             drops: self.grown("ListenDrops"),
-            source_addresses: self.sources.used(),
+            source_addresses: self.sources_most.max(self.sources.used()),
+            destination_addresses: self.destination + 1,
             nonpaged,
             nonpaged_each,
             samples: self.samples,
@@ -165,7 +173,7 @@ impl<'a> Fill<'a> {
             return verdict::queue_full(&self.facts(tally));
         }
         if silent && self.granted.is_none() && tally.established > 0 && !interrupted {
-            let proof = self.listener.make_room(self.address, self.options.timeout);
+            let proof = self.listener.make_room(self.target(), self.options.timeout);
             return verdict::proven(stop, &self.facts(tally), &proof);
         }
         verdict::complete(stop, &self.facts(tally))
@@ -251,7 +259,7 @@ impl<'a> Fill<'a> {
             self.workers.ask(
                 worker,
                 &Request::Connect(Connect {
-                    target: self.address,
+                    target: self.target(),
                     source,
                     count,
                     keep: self.options.keep,
@@ -310,6 +318,30 @@ impl<'a> Fill<'a> {
             Why::Descriptors => part.full = true,
             why @ (Why::Files | Why::Memory | Why::Failing) => self.met = Some(why),
         }
+    }
+
+    /// Where clients connect to now.
+    fn target(&self) -> SocketAddr {
+        let ip = self.options.destinations.and_then(|all| all.nth(self.destination));
+        SocketAddr::new(ip.unwrap_or(self.address.ip()), self.address.port())
+    }
+
+    fn more_destinations(&self) -> bool {
+        self.options.destinations.is_some_and(|all| self.destination + 1 < all.count())
+    }
+
+    /// Goes on to the next destination, where there is one and no source has a port left towards
+    /// this one.
+    fn next_destination(&mut self) -> Result<()> {
+        if !self.more_destinations() || self.at_work() > 0 || !self.no_sources() {
+            return Ok(());
+        }
+        self.destination += 1;
+        self.barren = 0;
+        self.sources_most = self.sources_most.max(self.sources.used());
+        self.sources = SourcePool::new(self.target(), self.options.sources)?;
+        self.parts.iter_mut().for_each(|part| part.source = None);
+        Ok(())
     }
 
     /// Whether no source address is left, or the next would give nothing.
@@ -378,13 +410,16 @@ impl<'a> Fill<'a> {
         if let Some(why) = self.met {
             return Some(verdict::met(why, &tally, self.before));
         }
-        if self.at_work() == 0 && self.no_sources() {
+        if self.at_work() == 0 && self.no_sources() && !self.more_destinations() {
             let mut stop = crate::evidence::ports(
                 tally.established,
                 &self.sources.describe(),
                 self.sources.used(),
-                self.address,
+                self.target(),
             );
+            if self.destination > 0 {
+                stop.add(format!("; the same towards {} destinations", self.destination + 1));
+            }
             if self.barren >= BARREN_MAX {
                 stop.add(format!("; the last {BARREN_MAX} addresses gave not one connection"));
             }

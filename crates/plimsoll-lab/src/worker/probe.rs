@@ -142,11 +142,10 @@ impl Dice {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, unix))]
 mod tests {
     use super::*;
 
-    #[cfg(unix)]
     #[test]
     fn an_echo_is_whole_with_its_last_byte() {
         let echo = Exchange::echo(Duration::from_secs(1));

@@ -33,6 +33,7 @@ pub(crate) fn runs(pid: u32) -> bool {
 
 /// Runs the named test of this very program in a network namespace of its own, which ends with it.
 /// `None`: this is the inner run. `Some(true)`: it was run and passed. `Some(false)`: skipped.
+#[cfg(target_os = "linux")]
 pub(crate) fn in_namespace(test: &str) -> Option<bool> {
     const INSIDE: &str = "PLIMSOLL_TEST_NAMESPACE";
     if std::env::var_os(INSIDE).is_some() {
