@@ -1,6 +1,8 @@
 //! What every command must bear: targets that are not there, close at once or never answer, folders
 //! that cannot be written, wrong flags, and Ctrl-C in the middle.
 
+#![cfg(target_os = "linux")]
+
 mod common;
 
 use std::fs;

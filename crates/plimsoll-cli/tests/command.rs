@@ -1,5 +1,7 @@
 //! The command as its users meet it: exit codes, messages, and what is on stdout.
 
+#![cfg(target_os = "linux")]
+
 mod common;
 
 use std::net::TcpListener;

@@ -1,5 +1,7 @@
 //! `plimsoll serve`: every limit by flag and by file, and the figures over HTTP.
 
+#![cfg(target_os = "linux")]
+
 mod common;
 
 use std::io::{Read as _, Write as _};

@@ -1,6 +1,8 @@
 //! A server in a memory control group with little room: it brakes, sheds, and comes back to calm;
 //! it is never killed. Needs root and the memory controller, and says so where it skips.
 
+#![cfg(target_os = "linux")]
+
 mod common;
 
 use std::fs;

@@ -1,6 +1,8 @@
 //! Servers that others wrote: nginx and redis-server, each started here on a port of its own. Where
 //! one is not installed, its tests say so and pass.
 
+#![cfg(target_os = "linux")]
+
 mod common;
 
 use std::fs;

@@ -1,6 +1,8 @@
 //! `plimsoll serve` as its clients meet it: every byte checked by a verifier that shares no code with
 //! the engine, its exit codes, its end.
 
+#![cfg(target_os = "linux")]
+
 mod common;
 
 use std::io::{Read as _, Write as _};

@@ -109,7 +109,8 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Accept, bool)> {
             let drained = drain::run(*way, fill, options.timeout)?;
             rates.push(drained.accepted as f64 / drained.seconds);
             connect_rates.push(drained.connects_per_second);
-            if *way == Way::Accept {
+            // Windows counts in ticks of the clock: none passed is not known, rather than 0.
+            if *way == Way::Accept && drained.cpu_seconds > 0.0 {
                 cpu.push(drained.cpu_seconds * 1e6 / drained.accepted as f64);
             }
             done += 1;

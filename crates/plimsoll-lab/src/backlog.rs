@@ -139,6 +139,10 @@ pub fn render_text(result: &Backlog) -> String {
     }
     for run in &result.runs {
         let _ = writeln!(out, "\n{}: {}", name(run.requested), run.evidence);
+        if let Some(pool) = run.nonpaged_bytes_per_queued {
+            let each = units::bytes(pool);
+            let _ = writeln!(out, "the non-paged pool grew by {each} for each, both ends");
+        }
     }
     out
 }

@@ -139,6 +139,13 @@ pub fn render_text(result: &Capacity) -> String {
         bytes(result.user_bytes_per_connection),
         bytes(result.kernel_bytes_per_connection)
     );
+    if let Some(pool) = result.nonpaged_bytes_per_connection {
+        let _ = writeln!(
+            out,
+            "the non-paged pool grew by {} for each connection, both ends",
+            units::bytes(pool)
+        );
+    }
     for object in &result.kernel_objects {
         let _ = writeln!(
             out,

@@ -15,6 +15,7 @@ use plimsoll_kernel::windows::Performance;
 
 use crate::errno;
 use crate::results::{KernelObject, Side, StoppedBy};
+use crate::worker::Why;
 
 /// A verdict.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -230,6 +231,34 @@ pub fn ports(taken: u64, sources: &str, how_many: u64, destination: std::net::So
     stop
 }
 
+/// Why a worker ended, whose source address has made so many connections. Windows answers
+/// `WSAENOBUFS` both for want of kernel memory and of ports: where the source holds nearly as many
+/// connections as there are dynamic ports, it is the ports.
+pub(crate) fn short_of(why: Why, from_source: u64) -> Why {
+    let ports = || Limits::read().local_ports_usable().map(u64::from);
+    match why {
+        Why::Memory if cfg!(windows) => ports_or_memory(ports(), from_source),
+        why => why,
+    }
+}
+
+/// What Windows' non-paged pool holds, as the end of a sentence; empty elsewhere. How much it may hold
+/// is not told.
+pub(crate) fn nonpaged_pool() -> String {
+    let pool = Performance::read().ok().and_then(|now| now.nonpaged_pool);
+    pool.map_or_else(String::new, |bytes| {
+        format!("; the non-paged pool holds {} MiB, and what it may hold is not told", bytes >> 20)
+    })
+}
+
+/// The port range is not always known: then it stays memory, as the system says.
+fn ports_or_memory(ports: Option<u64>, from_source: u64) -> Why {
+    match ports {
+        Some(ports) if from_source >= ports - ports / 20 => Why::Ports,
+        _ => Why::Memory,
+    }
+}
+
 /// Kernel memory by kind of object.
 #[derive(Debug, Clone, Default)]
 pub struct Cost {
@@ -356,4 +385,17 @@ pub fn words(count: Option<u64>) -> String {
 
 fn share(part: u64, whole: u64) -> f64 {
     100.0 * part as f64 / whole.max(1) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_buffers_is_ports_when_the_range_is_nearly_taken() {
+        assert_eq!(ports_or_memory(Some(16_384), 16_300), Why::Ports);
+        assert_eq!(ports_or_memory(Some(16_384), 9_000), Why::Memory);
+        assert_eq!(ports_or_memory(None, 16_384), Why::Memory);
+        assert_eq!(short_of(Why::Files, 1 << 20), Why::Files);
+    }
 }

@@ -63,7 +63,13 @@ fn answers(stream: &mut TcpStream) -> bool {
 /// What comes before the end of the stream, or the reset.
 fn heard(stream: &mut TcpStream) -> Result<Vec<u8>, ErrorKind> {
     let mut all = Vec::new();
-    stream.read_to_end(&mut all).map(|_| all).map_err(|error| error.kind())
+    let heard = stream.read_to_end(&mut all).map(|_| all).map_err(|error| error.kind());
+    // Under Wine a reset can read as an end without a byte: its server has taken the socket's error
+    // before anybody reads. What came before it is never lost that way in these tests.
+    match heard {
+        Ok(all) if all.is_empty() && cfg!(windows) => Err(ErrorKind::ConnectionReset),
+        heard => heard,
+    }
 }
 
 /// Waits for something that another thread does, with a generous deadline.

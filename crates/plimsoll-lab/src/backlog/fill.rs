@@ -9,7 +9,7 @@ use plimsoll_kernel::windows::Performance;
 
 use super::queue::{self, Deaf};
 use super::{Options, verdict};
-use crate::evidence::{Baseline, Guard, LEAST_FOR_COST, Stop};
+use crate::evidence::{self, Baseline, Guard, LEAST_FOR_COST, Stop};
 use crate::results::{BacklogSample, Side, StoppedBy};
 use crate::source::{Source, SourcePool};
 use crate::worker::{Connect, Connected, Keep, Report, Request, Tally, Why, Workers};
@@ -307,7 +307,7 @@ impl<'a> Fill<'a> {
             part.full = part.held >= self.workers.room(worker);
         }
         part.from_source += tally.established;
-        match why(connected, part.from_source) {
+        match evidence::short_of(connected.why, part.from_source) {
             Why::Done | Why::Stopped => self.barren = 0,
             Why::Ports => {
                 self.barren = if part.from_source == 0 { self.barren + 1 } else { 0 };
@@ -411,7 +411,7 @@ impl<'a> Fill<'a> {
             return Some(verdict::met(why, &tally, self.before));
         }
         if self.at_work() == 0 && self.no_sources() && !self.more_destinations() {
-            let mut stop = crate::evidence::ports(
+            let mut stop = evidence::ports(
                 tally.established,
                 &self.sources.describe(),
                 self.sources.used(),
@@ -432,7 +432,7 @@ impl<'a> Fill<'a> {
         }
         let still = self.moved.0.elapsed();
         (still > self.options.timeout + Duration::from_secs(1))
-            .then(|| crate::evidence::why_silent(self.before, still.as_secs_f64()))
+            .then(|| evidence::why_silent(self.before, still.as_secs_f64()))
     }
 
     /// Stops all who are at work, and hears their last counts.
@@ -461,20 +461,6 @@ impl<'a> Fill<'a> {
             }
             last = now;
         }
-    }
-}
-
-/// Why a worker ended. Windows answers `WSAENOBUFS` for want of kernel memory and of ports: from a
-/// source that holds nearly as many connections as there are dynamic ports, it is the ports.
-fn why(connected: &Connected, from_source: u64) -> Why {
-    let ports = || plimsoll_kernel::limits::Limits::read().local_ports_usable().map(u64::from);
-    match connected.why {
-        Why::Memory
-            if cfg!(windows) && ports().is_some_and(|all| from_source >= all - all / 20) =>
-        {
-            Why::Ports
-        }
-        why => why,
     }
 }
 

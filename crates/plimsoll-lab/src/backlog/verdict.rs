@@ -2,7 +2,7 @@
 
 use super::queue::Proof;
 use crate::errno;
-use crate::evidence::{Baseline, Stop, why_silent, words};
+use crate::evidence::{self, Baseline, Stop, why_silent, words};
 use crate::results::{Side, StoppedBy};
 use crate::units;
 use crate::worker::{Tally, Why};
@@ -80,7 +80,11 @@ pub(super) fn met(why: Why, tally: &Tally, before: &Baseline) -> Stop {
         Why::Memory => Stop::new(
             StoppedBy::Memory,
             Side::Client,
-            format!("the kernel had no memory for a socket: {}", errors()),
+            format!(
+                "the kernel had no memory for a socket: {}{}",
+                errors(),
+                evidence::nonpaged_pool()
+            ),
         ),
         _ if tally.errors.contains_key(errno::REFUSED) => Stop::new(
             StoppedBy::Refused,

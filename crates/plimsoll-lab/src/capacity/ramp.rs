@@ -42,6 +42,8 @@ pub(super) struct Ramp<'a> {
     pub(super) workers: Workers,
     pub(super) sources: SourcePool,
     source: Option<Source>,
+    /// Connections from that source so far.
+    from_source: u64,
     held: Vec<u64>,
     /// Dead connections of each worker, known so far.
     dead: Vec<u64>,
@@ -70,6 +72,7 @@ impl<'a> Ramp<'a> {
             workers: Workers::new(lab),
             sources,
             source: None,
+            from_source: 0,
             held: Vec::new(),
             dead: Vec::new(),
             before: Baseline::read(),
@@ -184,6 +187,9 @@ impl<'a> Ramp<'a> {
             self.source = None;
         }
         let worker = self.held.len() - 1;
+        if self.source.is_none() {
+            self.from_source = 0;
+        }
         let Some(source) = self.source.or_else(|| self.sources.take()) else {
             return Ok(Step::NoPorts);
         };
@@ -207,8 +213,10 @@ impl<'a> Ramp<'a> {
         self.held[worker] += connected.tally.established;
         let mut tally = connected.tally;
         tally.in_flight = 0;
+        self.from_source += tally.established;
+        let why = evidence::short_of(connected.why, self.from_source);
         // A source without ports is not a failure while there are others.
-        if connected.why == Why::Ports {
+        if why == Why::Ports {
             let misses: u64 =
                 errno::NO_PORT.iter().filter_map(|name| tally.errors.remove(*name)).sum();
             tally.attempted = tally.attempted.saturating_sub(misses);
@@ -216,7 +224,7 @@ impl<'a> Ramp<'a> {
             self.source = None;
         }
         self.tally.add(&tally);
-        Ok(match connected.why {
+        Ok(match why {
             Why::Ports if self.sources.is_empty() => Step::NoPorts,
             Why::Done | Why::Stopped | Why::Descriptors | Why::Ports => Step::More,
             why => Step::Met(why),

@@ -61,7 +61,11 @@ pub(super) fn after(
         Step::Met(Why::Memory) => Some(Stop::new(
             StoppedBy::Memory,
             Side::Client,
-            format!("the kernel had no memory for a socket: {}", named(&ramp.tally.errors)),
+            format!(
+                "the kernel had no memory for a socket: {}{}",
+                named(&ramp.tally.errors),
+                evidence::nonpaged_pool()
+            ),
         )),
         Step::Met(_) => Some(failing(ramp, cpu)),
     }
@@ -94,7 +98,10 @@ fn server_limit(ramp: &Ramp<'_>, seen: String) -> Stop {
 fn failing(ramp: &Ramp<'_>, cpu: (Instant, Option<Duration>)) -> Stop {
     let errors = named(&ramp.tally.errors);
     if ramp.tally.errors.contains_key(errno::REFUSED) {
-        let text = format!("after {} connections it refuses: {errors}", ramp.tally.established);
+        let mut text = format!("after {} connections it refuses: {errors}", ramp.tally.established);
+        if cfg!(windows) {
+            text.push_str("; on Windows a server whose accept queue is full refuses, too");
+        }
         return Stop::new(StoppedBy::Refused, Side::Server, text);
     }
     let overflows = ramp.before.grown(ramp.netstat.as_ref(), "ListenOverflows");

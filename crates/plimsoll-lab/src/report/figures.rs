@@ -412,7 +412,11 @@ pub(super) fn time_wait(result: &Churn) -> Option<Figure> {
             most = most.max(peak);
             let colour = legend.len();
             marks.push(Mark::line(colour, points));
-            let pool = if variant.pool == "on" { "reused sockets" } else { "new sockets" };
+            let pool = match variant.pool.as_str() {
+                "on" if cfg!(windows) => "the server's pool",
+                "on" => "reused sockets",
+                _ => "new sockets",
+            };
             legend.push((colour, format!("{pool}, {} closes: {end}", variant.closes)));
         }
     }

@@ -105,6 +105,8 @@ fn churn(survey: &Survey) -> Option<String> {
         variants.iter().min_by(|a, b| a.cycles_per_second.total_cmp(&b.cycles_per_second))?;
     let name = |pool: &str, closes: &str| {
         let sockets = match pool {
+            // The client's sockets are new there in any case.
+            "on" if cfg!(windows) => "the server's pool, new",
             "on" => "reused",
             "server" => "the server's pool, new",
             _ => "new",
@@ -272,6 +274,12 @@ fn sentence(text: &str) -> String {
 /// machine's values, or else the usual one.
 fn fix(stopped: StoppedBy, doctor: Option<&Doctor>) -> Option<String> {
     let (name, usual) = match stopped {
+        StoppedBy::QueueFull if cfg!(windows) => {
+            return Some("listen with a larger hint: SOMAXCONN_HINT(N), 200 to 65535".to_owned());
+        }
+        StoppedBy::Ports if cfg!(windows) => {
+            ("dynamic port range", "netsh int ipv4 set dynamicport tcp start=1025 num=64511")
+        }
         StoppedBy::QueueFull => ("net.core.somaxconn", "sysctl -w net.core.somaxconn=65535"),
         StoppedBy::Ports => {
             ("ip_local_port_range", "sysctl -w net.ipv4.ip_local_port_range='1024 65535'")
