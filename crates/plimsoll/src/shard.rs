@@ -131,6 +131,8 @@ pub(crate) struct Shard<D: Driver, H: Handler> {
     provide: u32,
     /// Sessions that wait for a block, oldest first.
     hungry: Hungry,
+    /// With streams, by slot: it has waited for a block, and may go on, until it fails to.
+    fed: Box<[bool]>,
     started: bool,
     /// Draining: when what is left will be cut.
     cut_at: Option<Nanos>,
@@ -188,6 +190,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             provided: 0,
             provide: if streams { stream_blocks(blocks).min(pinned_most) } else { 0 },
             hungry: Hungry { head: NONE, tail: NONE },
+            fed: vec![false; if streams { parts.slots as usize } else { 0 }].into(),
             started: false,
             cut_at: None,
             was_cut: false,

@@ -157,7 +157,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     fn receive_failed(&mut self, slot: u32, failure: Failure) {
         match failure.fault {
             Fault::Cancelled | Fault::WouldBlock => self.core.touch(slot),
-            Fault::Buffers if self.provide > 0 => self.starve(slot),
+            // A stream has found no block, or the kernel no memory: one error for both. Who fails
+            // again with blocks at hand is short of memory: letting it go on at once would be a hot loop.
+            Fault::Buffers if self.provide > 0 => {
+                let fed = std::mem::take(&mut self.fed[slot as usize]);
+                if fed && self.provided > 0 {
+                    self.back_off(slot, Fault::Buffers);
+                } else {
+                    self.starve(slot);
+                }
+            }
             fault if is_shortage(fault) => self.back_off(slot, fault),
             _ => self.fail(slot, Reason::of(failure)),
         }
@@ -341,6 +350,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             blocks -= 1;
             self.core.table.get(slot).reading = Reading::Paused;
             if self.provide > 0 {
+                self.fed[slot as usize] = true;
                 self.core.touch(slot);
             } else {
                 self.post_receive(slot);
