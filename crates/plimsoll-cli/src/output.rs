@@ -125,6 +125,7 @@ mod tests {
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
+    #[cfg(unix)]
     #[test]
     fn devices_are_written_to_and_not_replaced() {
         let destination = Destination::check(Path::new("/dev/null")).unwrap();

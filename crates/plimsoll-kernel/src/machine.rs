@@ -72,8 +72,10 @@ fn of_registry() -> Result<Machine> {
     const PROCESSOR: &str = r"HARDWARE\DESCRIPTION\System\CentralProcessor\0";
     const BIOS: &str = r"HARDWARE\DESCRIPTION\System\BIOS";
     let part = |name| registry_number(VERSION, name).map(|number| number.to_string());
+    // The two numbers are there since Windows 10; before it was one text, such as `6.1`.
+    let old = || registry_text(VERSION, "CurrentVersion");
     let version = [
-        part("CurrentMajorVersionNumber"),
+        part("CurrentMajorVersionNumber").or_else(old),
         part("CurrentMinorVersionNumber"),
         registry_text(VERSION, "CurrentBuildNumber"),
         part("UBR"),
