@@ -34,6 +34,8 @@ mod fill;
 mod queue;
 mod requested;
 mod verdict;
+#[cfg(test)]
+mod workstation;
 
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

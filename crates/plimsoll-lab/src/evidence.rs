@@ -252,7 +252,7 @@ pub(crate) fn nonpaged_pool() -> String {
 }
 
 /// The port range is not always known: then it stays memory, as the system says.
-fn ports_or_memory(ports: Option<u64>, from_source: u64) -> Why {
+pub(crate) fn ports_or_memory(ports: Option<u64>, from_source: u64) -> Why {
     match ports {
         Some(ports) if from_source >= ports - ports / 20 => Why::Ports,
         _ => Why::Memory,
