@@ -141,6 +141,9 @@ fn a_server_in_a_small_control_group_brakes_sheds_and_is_calm_again() {
             let reached = figure(metrics, name) > 0.5;
             if !reached && eaters.len() < 100 {
                 eaters.push(Eater::new(&group));
+                // The server looks once a second while it is far from a mark: no more than a sixth of
+                // the group may go meanwhile, or its end comes before the look.
+                std::thread::sleep(Duration::from_millis(100));
             }
             reached
         });
