@@ -381,7 +381,8 @@ mod tests {
         assert!(survey.summary[0].starts_with("15,000 connections were held at once"));
         let backlog = &survey.breaks_first[0];
         assert_eq!(backlog.stopped_by, Some(StoppedBy::QueueFull));
-        assert!(backlog.fix.as_deref().is_some_and(|fix| fix.contains("net.core.somaxconn")));
+        let cure = if cfg!(windows) { "SOMAXCONN_HINT" } else { "net.core.somaxconn" };
+        assert!(backlog.fix.as_deref().is_some_and(|fix| fix.contains(cure)));
         let plan = survey.breaks_first.last().unwrap();
         assert!(plan.evidence.contains("RLIMIT_NOFILE") && plan.fix.is_some());
     }
