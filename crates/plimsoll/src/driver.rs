@@ -42,9 +42,10 @@ pub mod uring;
 mod backlog;
 #[cfg(unix)]
 mod connect;
-mod doze;
+mod doorbell;
 #[cfg(unix)]
 mod errno;
+mod kinds;
 
 #[cfg(test)]
 mod loopback;

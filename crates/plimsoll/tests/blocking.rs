@@ -2,52 +2,12 @@
 
 mod common;
 
-use std::fmt::{Debug, Write as _};
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::sync::Mutex;
 use std::time::Duration;
 
-use common::each_way;
+use common::{each_way, log};
 use plimsoll::{Context, Handler, Limits, Server};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
-
-/// Lines that warn or worse.
-static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
-
-struct Collect;
-
-/// A line: each field with its value.
-struct Line(String);
-
-impl Visit for Line {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        write!(self.0, "{field}={value:?} ").expect("a string takes everything");
-    }
-}
-
-impl Subscriber for Collect {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= Level::WARN
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        let mut line = Line(String::new());
-        event.record(&mut line);
-        LINES.lock().unwrap().push(line.0);
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
 
 /// Answers at once, but an `s` after a sleep.
 struct Sleepy;
@@ -66,7 +26,7 @@ impl Handler for Sleepy {
 
 #[test]
 fn a_handler_that_blocks_its_shard_is_named_in_one_line() {
-    tracing::subscriber::set_global_default(Collect).expect("the first in this process");
+    log::listen();
     each_way(|(driver, profile)| {
         let mut limits = Limits::default();
         limits.max_connections = 4;
@@ -74,7 +34,7 @@ fn a_handler_that_blocks_its_shard_is_named_in_one_line() {
         let server = Server::builder().listen("127.0.0.1:0").shards(1).limits(limits);
         let running = server.driver(driver).profile(profile).start(|_| Sleepy).unwrap();
         // What was said of the start: which way is not to be had here, and why.
-        LINES.lock().unwrap().clear();
+        log::take();
         let mut stream = TcpStream::connect(running.local_addr().unwrap()).unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         let mut back = [0];
@@ -85,7 +45,7 @@ fn a_handler_that_blocks_its_shard_is_named_in_one_line() {
             assert_eq!(&back, byte);
         }
         running.drain(Duration::from_secs(10)).unwrap();
-        let lines = std::mem::take(&mut *LINES.lock().unwrap());
+        let lines = log::take();
         let [line] = &lines[..] else { panic!("not one line: {lines:?}") };
         for part in ["a handler blocks its shard", "Sleepy", "callback=\"on_receive\"", "shard=0"] {
             assert!(line.contains(part), "no {part}: {line}");

@@ -57,10 +57,11 @@ pub(crate) use self::exchange::Exchange;
 use self::extensions::Extensions;
 use self::operations::{Addresses, Operations, Pinned, Place};
 use self::pool::{Bounds, Pool};
-use self::port::{Doorbell, Port};
+use self::port::Port;
 use self::slots::{ACCEPTED, CONNECTED, Slot, V6};
 use self::system::Posted;
 pub use self::unavailable::Unavailable;
+use super::doorbell::Doorbell;
 use super::{
     Accepted, Completion, Driver, Failure, Features, Into, Kind, MAX_HANDED, Nanos, PoolFigures,
     Token, Wake, monotonic,
@@ -151,7 +152,7 @@ impl Config {
 /// Made on any thread, then used by one.
 pub struct Iocp {
     port: Arc<Port>,
-    doorbell: Arc<Doorbell>,
+    doorbell: Arc<Doorbell<Arc<Port>>>,
     extensions: Extensions,
     /// Whether successes at once are told of by the call alone.
     skips: bool,

@@ -45,12 +45,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll};
+use mio::{Events, Interest, Poll, Waker};
 
+use self::events::DOORBELL;
 use self::slots::{FULL, Slot, WATCHES_WRITE};
 pub use self::unavailable::Unavailable;
-use self::wake::Doorbell;
 use super::backlog::Backlog;
+use super::doorbell::Doorbell;
 use super::errno::failure;
 use super::{
     Accepted, Completion, Driver, Failure, Features, Into, Kind, MAX_HANDED, Nanos, Token, Wake,
@@ -62,7 +63,6 @@ mod events;
 mod slots;
 mod system;
 mod unavailable;
-mod wake;
 mod work;
 
 #[cfg(test)]
@@ -124,7 +124,7 @@ pub struct Ready {
     brought: VecDeque<Brought>,
     /// Blocks for streams.
     provided: Vec<Lease>,
-    doorbell: Arc<Doorbell>,
+    doorbell: Arc<Doorbell<Waker>>,
     features: Features,
 }
 
@@ -139,8 +139,8 @@ impl Ready {
             return Err(Unavailable::Slots { asked: config.slots, most: events::MAX_SLOTS as u32 });
         }
         let poll = Poll::new().map_err(|error| Unavailable::of_setup(&error))?;
-        let doorbell =
-            Doorbell::new(poll.registry()).map_err(|error| Unavailable::of_setup(&error))?;
+        let waker =
+            Waker::new(poll.registry(), DOORBELL).map_err(|error| Unavailable::of_setup(&error))?;
         let slots = config.slots as usize;
         let accepted = MAX_ACCEPTED as usize;
         let interface = if cfg!(target_os = "linux") { "epoll" } else { "kqueue" };
@@ -159,7 +159,7 @@ impl Ready {
             accepts: Vec::with_capacity(slots + MAX_HANDED as usize),
             brought: VecDeque::with_capacity(accepted),
             provided: Vec::with_capacity(config.stream_blocks as usize),
-            doorbell: Arc::new(doorbell),
+            doorbell: Arc::new(Doorbell::new(waker)),
             features: Features {
                 name: "ready",
                 streams: config.stream_blocks > 0,

@@ -47,8 +47,9 @@ pub use self::preflight::probe;
 use self::ring::Ring;
 use self::slots::{CLOSING, HALF_CLOSE_WAITS, Slot};
 pub use self::unavailable::Unavailable;
-use self::wake::Doorbell;
+use self::wake::Eventfd;
 use super::backlog::Backlog;
+use super::doorbell::Doorbell;
 use super::errno::failure;
 use super::{
     Accepted, Completion, Driver, Failure, Features, Into, Kind, MAX_HANDED, Nanos, Token, Wake,
@@ -147,7 +148,7 @@ pub struct Uring {
     /// Operations that ended without the kernel: at most two for each slot, one for each accept
     /// that hands over.
     ready: VecDeque<(Token, i32)>,
-    doorbell: Arc<Doorbell>,
+    doorbell: Arc<Doorbell<Eventfd>>,
     bell_armed: bool,
     leaving: bool,
     features: Features,
@@ -205,8 +206,7 @@ impl Uring {
         };
         notes.push(format!("descriptors: {}", if direct { "direct" } else { "plain" }));
         // Before what is only dropped by hand: it may fail.
-        let doorbell = Doorbell::new().map_err(|error| Unavailable::of_setup(&error))?;
-        let doorbell = Arc::new(doorbell);
+        let eventfd = Eventfd::new().map_err(|error| Unavailable::of_setup(&error))?;
         let places = config.slots.min(MAX_ACCEPTS) + MAX_HANDED;
         let slots = config.slots as usize;
         Ok(Self {
@@ -226,7 +226,7 @@ impl Uring {
             accepts: 0,
             backlog: Backlog::default(),
             ready: VecDeque::with_capacity(slots * 2 + MAX_HANDED as usize),
-            doorbell,
+            doorbell: Arc::new(Doorbell::new(eventfd)),
             bell_armed: false,
             leaving: false,
             features: Features { name: "uring", streams, notes },
@@ -274,7 +274,8 @@ impl Uring {
     fn arm_doorbell(&mut self) {
         self.bell_armed = true;
         let word = self.shared.bell.at(0).cast::<u8>();
-        let entry = opcode::Read::new(Fd(self.doorbell.fd()), word, 8).build().user_data(BELL);
+        let entry =
+            opcode::Read::new(Fd(self.doorbell.bell.as_raw_fd()), word, 8).build().user_data(BELL);
         // SAFETY: the word is in `shared.bell`, and nobody else uses it while the read is armed.
         unsafe { self.push(entry) };
     }

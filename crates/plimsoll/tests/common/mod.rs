@@ -4,6 +4,8 @@
 
 use plimsoll::{Choice, Profile};
 
+pub(crate) mod log;
+
 /// The drivers of this system.
 pub(crate) fn drivers() -> Vec<Choice> {
     if cfg!(target_os = "linux") {

@@ -4,16 +4,14 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use plimsoll::{Choice, Profile, Reason};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Level, Metadata, Subscriber};
 
+use crate::common::log;
 use crate::inner::alone;
 use crate::stage::{Echo, PATIENCE, Stage, answers, eventually, small};
 
@@ -50,33 +48,8 @@ fn on_uring_with_plain_descriptors() {
     run_out(Choice::Uring, 2, false);
 }
 
-/// Counts lines of the log, those that warn or worse.
-struct Count(&'static AtomicU32);
-
-static LINES: AtomicU32 = AtomicU32::new(0);
-
-impl Subscriber for Count {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= Level::WARN
-    }
-
-    fn event(&self, event: &Event<'_>) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-        println!("logged: {event:?}");
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-    fn enter(&self, _: &Id) {}
-    fn exit(&self, _: &Id) {}
-}
-
 fn run_out(driver: Choice, shards: u32, pool: bool) {
-    tracing::subscriber::set_global_default(Count(&LINES)).expect("the first in this process");
+    log::listen();
     let most = getrlimit(Resource::Nofile).maximum;
     setrlimit(Resource::Nofile, Rlimit { current: Some(700), maximum: most }).unwrap();
     let mut limits = small();
@@ -129,7 +102,7 @@ fn wait_in_line(stage: &Stage, sockets: Vec<Socket>) -> Vec<TcpStream> {
 
 /// Short of descriptors for a while, in which those who are in are served.
 fn stay_short(stage: &Stage, inside: &mut [TcpStream]) {
-    let lines = LINES.load(Ordering::Relaxed);
+    log::take();
     let (begun, used) = (Instant::now(), cpu_time());
     let mut slowest = Duration::ZERO;
     while begun.elapsed() < SHORT_FOR {
@@ -141,7 +114,7 @@ fn stay_short(stage: &Stage, inside: &mut [TcpStream]) {
         std::thread::sleep(Duration::from_secs(1));
     }
     let share = cpu_time().saturating_sub(used).as_secs_f64() / begun.elapsed().as_secs_f64();
-    let lines = LINES.load(Ordering::Relaxed) - lines;
+    let lines = log::take().len() as u64;
     let metrics = stage.metrics();
     println!(
         "short for {:?}: {:.2} % of a CPU, {lines} log lines, {} accepts failed, {} sessions, \
@@ -153,7 +126,7 @@ fn stay_short(stage: &Stage, inside: &mut [TcpStream]) {
     );
     assert!(metrics.accept_errors > 0, "descriptors were not short");
     assert!(share < 0.02, "{share}");
-    assert!(u64::from(lines) <= begun.elapsed().as_secs() + 1, "{lines} lines");
+    assert!(lines <= begun.elapsed().as_secs() + 1, "{lines} lines");
     assert!(slowest < Duration::from_secs(1), "{slowest:?}");
 }
 

@@ -111,18 +111,19 @@ fn who_does_not_read_is_stopped_and_then_aborted_for_its_rate() {
 fn who_reads_hardly_is_not_idle() {
     all_ways(|way| {
         let mut limits = small();
-        limits.idle_timeout = Some(Duration::from_secs(2));
+        limits.idle_timeout = Some(Duration::from_secs(3));
         let stage = Stage::echo(way, limits);
         let mut never = stage.connect_narrow();
         let mut slow = stage.connect_narrow();
         assert!(push_all(&mut never) > 0);
         let taken = push_all(&mut slow);
-        let stop = Instant::now() + Duration::from_secs(4);
-        // Some 40 KB/s: the window opens several times within the idle time.
+        let stop = Instant::now() + Duration::from_secs(5);
+        // Some 80 KB/s: a send of 64 KiB, of which Windows tells nothing until it is over, takes a
+        // third of the idle time.
         let mut read = 0;
         while Instant::now() < stop {
             read += slow.read(&mut [0; 2048]).unwrap();
-            std::thread::sleep(Duration::from_millis(50));
+            std::thread::sleep(Duration::from_millis(25));
             if read + (16 << 10) > taken {
                 break;
             }

@@ -12,8 +12,7 @@ use windows_sys::Win32::System::IO::{
 };
 
 use super::system;
-use crate::driver::Wake;
-use crate::driver::doze::Doze;
+use crate::driver::doorbell::Bell;
 
 /// A completion port for one thread.
 #[derive(Debug)]
@@ -73,34 +72,11 @@ impl Port {
     }
 }
 
-/// Wakes the thread, with a completion of no operation, posted only while the thread sleeps.
-pub(super) struct Doorbell {
-    doze: Doze,
-    port: Arc<Port>,
-}
-
-impl Doorbell {
-    pub(super) fn new(port: Arc<Port>) -> Self {
-        Self { doze: Doze::new(), port }
-    }
-
-    /// Announces that the thread is going to sleep; false when it must not, for it was woken.
-    pub(super) fn fall_asleep(&self) -> bool {
-        self.doze.fall_asleep()
-    }
-
-    /// Announces that the thread is awake. A wake that came meanwhile has done its work.
-    pub(super) fn get_up(&self) {
-        self.doze.get_up();
-    }
-}
-
-impl Wake for Doorbell {
-    fn wake(&self) {
-        if self.doze.disturb() {
-            // SAFETY: the port is open as long as this holds it, and no `OVERLAPPED` is named. It
-            // fails only for want of memory; the driver's next completion or deadline wakes it then.
-            unsafe { PostQueuedCompletionStatus(self.port.0.as_raw_handle(), 0, 0, null_mut()) };
-        }
+/// A completion of no operation wakes the thread that waits.
+impl Bell for Arc<Port> {
+    fn ring(&self) {
+        // SAFETY: the port is open as long as this holds it, and no `OVERLAPPED` is named. It fails
+        // only for want of memory; the driver's next completion or deadline wakes it then.
+        unsafe { PostQueuedCompletionStatus(self.0.as_raw_handle(), 0, 0, null_mut()) };
     }
 }

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::os::windows::io::OwnedSocket;
 
 use crate::buffer::Lease;
+use crate::driver::kinds::Kinds;
 use crate::driver::{Kind, Token};
 
 /// It stands in the driver's queue.
@@ -25,20 +26,16 @@ pub(super) struct Slot {
     pub(super) lease: Option<Lease>,
     /// Results of operations that are over: of connect or half-close, park, receive, send.
     results: [i32; 4],
-    /// A bit for each [`Kind`] that the caller waits for.
-    in_flight: u8,
-    /// A bit for each of those whose `OVERLAPPED` is the kernel's.
-    kernel: u8,
-    /// A bit for each of those that are over, and whose caller has not been told.
-    over: u8,
+    /// What the caller waits for.
+    in_flight: Kinds,
+    /// Those of which the `OVERLAPPED` is the kernel's.
+    kernel: Kinds,
+    /// Those that are over, and whose caller has not been told.
+    over: Kinds,
     flags: u8,
 }
 
 impl Slot {
-    fn bit(kind: Kind) -> u8 {
-        1 << (kind as u8)
-    }
-
     fn result(kind: Kind) -> usize {
         match kind {
             Kind::Park => 1,
@@ -52,16 +49,14 @@ impl Slot {
 
     #[inline]
     pub(super) fn begin(&mut self, token: Token) {
-        debug_assert!(!self.is_in_flight(token.kind()), "two operations of one kind: {token:?}");
         self.generation = token.generation();
-        self.in_flight |= Self::bit(token.kind());
+        self.in_flight.begin(token.kind());
     }
 
     #[inline]
     pub(super) fn end(&mut self, kind: Kind) {
-        debug_assert!(self.is_in_flight(kind), "{kind:?} completed twice");
-        self.in_flight &= !Self::bit(kind);
-        self.over &= !Self::bit(kind);
+        self.in_flight.end(kind);
+        self.over.remove(kind);
     }
 
     /// The token of the operation of this kind in flight, of slot `number`.
@@ -72,44 +67,42 @@ impl Slot {
 
     #[inline]
     pub(super) fn is_in_flight(&self, kind: Kind) -> bool {
-        self.in_flight & Self::bit(kind) != 0
+        self.in_flight.contains(kind)
     }
 
     /// Whether nothing is, but for a close.
     pub(super) fn is_over(&self) -> bool {
-        self.in_flight == Self::bit(Kind::Close)
+        self.in_flight == Kinds::of(&[Kind::Close])
     }
 
     /// Operations in flight, accepts not counted.
     #[cfg(test)]
     pub(super) fn in_flight_count(&self) -> usize {
-        (self.in_flight & !Self::bit(Kind::Accept)).count_ones() as usize
+        self.in_flight.len() - usize::from(self.is_in_flight(Kind::Accept))
     }
 
     /// The kernel has the `OVERLAPPED` of this kind from now on.
     #[inline]
     pub(super) fn post(&mut self, kind: Kind) {
-        debug_assert!(!self.is_posted(kind), "{kind:?} is the kernel's already");
-        self.kernel |= Self::bit(kind);
+        self.kernel.begin(kind);
     }
 
     /// The kernel is done with it.
     #[inline]
     pub(super) fn unpost(&mut self, kind: Kind) {
-        debug_assert!(self.is_posted(kind), "{kind:?} was not the kernel's");
-        self.kernel &= !Self::bit(kind);
+        self.kernel.end(kind);
     }
 
     /// Whether the kernel has the `OVERLAPPED` of this kind.
     #[inline]
     pub(super) fn is_posted(&self, kind: Kind) -> bool {
-        self.kernel & Self::bit(kind) != 0
+        self.kernel.contains(kind)
     }
 
     /// Whether the kernel has any.
     #[inline]
     pub(super) fn has_posted(&self) -> bool {
-        self.kernel != 0
+        !self.kernel.is_empty()
     }
 
     /// An operation in flight is over: a count, or a negative code.
@@ -117,18 +110,13 @@ impl Slot {
     pub(super) fn finish(&mut self, kind: Kind, result: i32) {
         debug_assert!(self.is_in_flight(kind) && !self.is_posted(kind));
         self.results[Self::result(kind)] = result;
-        self.over |= Self::bit(kind);
+        self.over.insert(kind);
     }
 
     /// An operation that is over, and its result.
     #[inline]
     pub(super) fn finished(&self) -> Option<(Kind, i32)> {
-        if self.over == 0 {
-            return None;
-        }
-        let mut kinds = Kind::ALL[..Kind::OF_SLOTS].iter();
-        let kind = *kinds.find(|kind| self.over & Self::bit(**kind) != 0)?;
-        Some((kind, self.results[Self::result(kind)]))
+        self.over.first().map(|kind| (kind, self.results[Self::result(kind)]))
     }
 
     #[inline]

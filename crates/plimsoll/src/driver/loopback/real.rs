@@ -39,6 +39,14 @@ impl<D: Driver<Listener = TcpListener>> Bench<D> {
         peer
     }
 
+    /// What one wait of a millisecond brings.
+    pub(in crate::driver) fn breathe(&mut self) -> Vec<Completion> {
+        let mut out = Vec::with_capacity(64);
+        let end = self.driver.now().after(Duration::from_millis(1));
+        self.driver.wait(Some(end), &mut out).unwrap();
+        out
+    }
+
     /// Completions up to and including the one with this token.
     pub(in crate::driver) fn until(&mut self, token: Token) -> Vec<Completion> {
         let end = self.driver.now().after(DEADLINE);
@@ -96,9 +104,7 @@ where
                 posted.push(Kind::Receive);
             }
             if breath {
-                let mut out = Vec::with_capacity(16);
-                let now = bench.driver.now();
-                bench.driver.wait(Some(now.after(Duration::from_millis(1))), &mut out).unwrap();
+                let out = bench.breathe();
                 assert!(out.is_empty(), "{out:?}");
             }
             if abort {
@@ -230,12 +236,83 @@ where
         bench.arena.give_back(completion.lease.unwrap());
     }
     bench.driver.park(park);
-    let mut out = Vec::with_capacity(8);
     for _ in 0..3 {
-        let end = bench.driver.now().after(Duration::from_millis(1));
-        bench.driver.wait(Some(end), &mut out).unwrap();
+        let out = bench.breathe();
+        assert!(out.is_empty(), "nothing is left: {out:?}");
     }
-    assert!(out.is_empty(), "nothing is left: {out:?}");
     peer.write_all(b"more").unwrap();
     assert_eq!(bench.until(park).pop().unwrap().result, Ok(0));
+}
+
+/// A send that waited for room goes on where it stood, for as often as it takes.
+pub(in crate::driver) fn a_blocked_send_goes_on_when_there_is_room<D>(mut bench: Bench<D>)
+where
+    D: Driver<Listener = TcpListener>,
+{
+    let mut peer = bench.open(0);
+    let send = Token::new(Kind::Send, 0, 0);
+    let spans = [Span { block: 0, start: 0, len: 4096 }; 16];
+    let mut room = vec![0; 1 << 20];
+    for _ in 0..10 {
+        fill(&mut bench, 0);
+        bench.driver.send(send, &spans, false);
+        let mut heard = 0;
+        let taken = loop {
+            // Fails when the driver does not find the room: the peer's read times out.
+            heard += peer.read(&mut room).unwrap();
+            if let Some(completion) = bench.breathe().pop() {
+                break completion.result.unwrap();
+            }
+            assert!(heard < 1 << 30);
+        };
+        assert!((1..=16 * 4096).contains(&taken));
+    }
+}
+
+/// A connect whose outcome is an error is told once and leaves slot 0, then slot 1, `vacant`.
+pub(in crate::driver) fn a_failed_connect_leaves_nothing<D>(
+    mut bench: Bench<D>,
+    vacant: impl Fn(&D, usize) -> bool,
+) -> D
+where
+    D: Driver<Listener = TcpListener>,
+{
+    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    // Windows asks for seconds before it believes in a refusal.
+    for round in 0..if cfg!(windows) { 3 } else { 10 } {
+        let connect = Token::new(Kind::Connect, round, 0);
+        bench.driver.connect(connect, nobody, None);
+        let failure = bench.until(connect).pop().unwrap().result.unwrap_err();
+        assert_eq!(failure.fault, Fault::Refused);
+        assert!(vacant(&bench.driver, 0));
+    }
+    let source = Some("127.0.0.1:0".parse().unwrap());
+    let connect = Token::new(Kind::Connect, 0, 1);
+    bench.driver.connect(connect, "[::1]:9".parse().unwrap(), source);
+    assert!(bench.until(connect).pop().unwrap().result.is_err(), "two families");
+    assert!(vacant(&bench.driver, 1));
+    bench.driver
+}
+
+/// Sockets of which nobody took the address stay where they are until somebody does.
+pub(in crate::driver) fn accepts_wait_for_those_before_to_be_asked_for<D>(mut bench: Bench<D>) -> D
+where
+    D: Driver<Listener = TcpListener>,
+{
+    let accepts = [0, 1, 2].map(|number| Token::new(Kind::HandOver, 0, number));
+    for accept in accepts {
+        bench.driver.accept(accept, Into::Socket);
+    }
+    let peers = accepts.map(|_| TcpStream::connect(bench.address).unwrap());
+    let mut out = Vec::with_capacity(8);
+    while out.len() < 3 {
+        bench.driver.wait(None, &mut out).unwrap();
+    }
+    // Asked in another order than they completed in.
+    for completion in out.iter().rev() {
+        let brought = bench.driver.accepted(completion.token);
+        assert!(peers.iter().any(|peer| peer.local_addr().unwrap() == brought.peer));
+        assert!(brought.socket.is_some());
+    }
+    bench.driver
 }

@@ -5,10 +5,11 @@ use std::io::{self, ErrorKind};
 use std::time::Duration;
 
 use mio::event::Event;
-use mio::{Interest, Token as Name};
+use mio::{Interest, Token as Name, Waker};
 
 use super::Ready;
 use super::slots::{DOUBTFUL, FULL, READABLE, Slot, UNPROVABLE};
+use crate::driver::doorbell::Bell;
 use crate::driver::{Completion, Driver, Nanos};
 
 /// Events taken from the kernel at once: few, so that the blocks and sessions that they touch stay in
@@ -31,6 +32,13 @@ pub(super) const MAX_SLOTS: usize = LOW;
 pub(super) const LISTENER: Name = Name(usize::MAX);
 /// The doorbell: nothing is to be done but to look around.
 pub(super) const DOORBELL: Name = Name(LOW);
+
+/// An eventfd, or a user event of the kqueue.
+impl Bell for Waker {
+    fn ring(&self) {
+        let _ = self.wake();
+    }
+}
 
 /// What is asked of every connection. Urgent data is of no interest, but it cuts receives short.
 #[cfg(target_os = "linux")]

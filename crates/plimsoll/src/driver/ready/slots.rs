@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use crate::buffer::{Lease, Span};
+use crate::driver::kinds::Kinds;
 use crate::driver::{Kind, Token};
 
 /// There may be something to read: bytes, an end, an error.
@@ -37,10 +38,9 @@ pub(super) struct Slot {
     pub(super) outgoing: Span,
     /// Of the send or connect that is [`OVER`]: they are never in flight together.
     result: i32,
-    /// A bit for each [`Kind`] in flight.
-    in_flight: u8,
-    /// A bit for each of those that was cancelled.
-    cancelled: u8,
+    in_flight: Kinds,
+    /// Those that were cancelled.
+    cancelled: Kinds,
     flags: u8,
 }
 
@@ -54,30 +54,24 @@ impl Default for Slot {
             start: 0,
             outgoing: Span { block: 0, start: 0, len: 0 },
             result: 0,
-            in_flight: 0,
-            cancelled: 0,
+            in_flight: Kinds::default(),
+            cancelled: Kinds::default(),
             flags: 0,
         }
     }
 }
 
 impl Slot {
-    fn bit(kind: Kind) -> u8 {
-        1 << (kind as u8)
-    }
-
     #[inline]
     pub(super) fn begin(&mut self, token: Token) {
-        debug_assert!(!self.is_in_flight(token.kind()), "two operations of one kind: {token:?}");
         self.generation = token.generation();
-        self.in_flight |= Self::bit(token.kind());
+        self.in_flight.begin(token.kind());
     }
 
     #[inline]
     pub(super) fn end(&mut self, kind: Kind) {
-        debug_assert!(self.is_in_flight(kind), "{kind:?} completed twice");
-        self.in_flight &= !Self::bit(kind);
-        self.cancelled &= !Self::bit(kind);
+        self.in_flight.end(kind);
+        self.cancelled.remove(kind);
     }
 
     /// The token of the operation of this kind in flight, of slot `number`.
@@ -88,24 +82,24 @@ impl Slot {
 
     #[inline]
     pub(super) fn is_in_flight(&self, kind: Kind) -> bool {
-        self.in_flight & Self::bit(kind) != 0
+        self.in_flight.contains(kind)
     }
 
     /// Whether anything is.
     #[inline]
     pub(super) fn is_busy(&self) -> bool {
-        self.in_flight != 0
+        !self.in_flight.is_empty()
     }
 
     /// Whether nothing is, but for a close.
     pub(super) fn is_over(&self) -> bool {
-        self.in_flight == Self::bit(Kind::Close)
+        self.in_flight == Kinds::of(&[Kind::Close])
     }
 
     /// Operations in flight, accepts not counted.
     #[cfg(test)]
     pub(super) fn in_flight_count(&self) -> usize {
-        (self.in_flight & !Self::bit(Kind::Accept)).count_ones() as usize
+        self.in_flight.len() - usize::from(self.is_in_flight(Kind::Accept))
     }
 
     /// Cancels the operation of this kind, if one is in flight that is not over. Whether it was.
@@ -113,7 +107,7 @@ impl Slot {
         let over = self.has(OVER) && matches!(kind, Kind::Send | Kind::Connect);
         let cancels = self.is_in_flight(kind) && !over;
         if cancels {
-            self.cancelled |= Self::bit(kind);
+            self.cancelled.insert(kind);
         }
         cancels
     }
@@ -121,13 +115,7 @@ impl Slot {
     /// An operation that was cancelled, and whose caller has not been told.
     #[inline]
     pub(super) fn cancelled(&self) -> Option<Kind> {
-        if self.cancelled == 0 {
-            return None;
-        }
-        Kind::ALL
-            .into_iter()
-            .take(Kind::OF_SLOTS)
-            .find(|kind| self.cancelled & Self::bit(*kind) != 0)
+        self.cancelled.first()
     }
 
     /// The send or connect in flight is over.

@@ -1,6 +1,7 @@
 //! What the driver knows of a slot: twelve bytes.
 
 use crate::buffer::Lease;
+use crate::driver::kinds::Kinds;
 use crate::driver::{Kind, Token};
 
 /// A close was posted; nothing new is begun on its own account.
@@ -17,8 +18,7 @@ pub(super) struct Slot {
     pub(super) lease: Option<Lease>,
     /// Of the last operation begun.
     generation: u32,
-    /// A bit for each [`Kind`] in flight.
-    in_flight: u8,
+    in_flight: Kinds,
     flags: u8,
     /// While an accept is in flight or not taken: the place of its address. While a failed
     /// connect is tidied up: its error number.
@@ -26,14 +26,9 @@ pub(super) struct Slot {
 }
 
 impl Slot {
-    fn bit(kind: Kind) -> u8 {
-        1 << (kind as u8)
-    }
-
     pub(super) fn begin(&mut self, token: Token) {
-        debug_assert!(!self.is_in_flight(token.kind()), "two operations of one kind: {token:?}");
         self.generation = token.generation();
-        self.in_flight |= Self::bit(token.kind());
+        self.in_flight.begin(token.kind());
     }
 
     /// The token of the operation of this kind in flight, of slot `number`.
@@ -42,25 +37,22 @@ impl Slot {
     }
 
     pub(super) fn end(&mut self, kind: Kind) {
-        debug_assert!(self.is_in_flight(kind), "{kind:?} completed twice");
-        self.in_flight &= !Self::bit(kind);
+        self.in_flight.end(kind);
     }
 
     pub(super) fn is_in_flight(&self, kind: Kind) -> bool {
-        self.in_flight & Self::bit(kind) != 0
+        self.in_flight.contains(kind)
     }
 
     /// Operations in flight.
     #[cfg(test)]
     pub(super) fn in_flight_count(&self) -> usize {
-        self.in_flight.count_ones() as usize
+        self.in_flight.len()
     }
 
     /// Whether an operation in flight may touch memory of ours.
     pub(super) fn lends_memory(&self) -> bool {
-        self.in_flight
-            & (Self::bit(Kind::Accept) | Self::bit(Kind::Receive) | Self::bit(Kind::Send))
-            != 0
+        self.in_flight.meets(const { Kinds::of(&[Kind::Accept, Kind::Receive, Kind::Send]) })
     }
 
     pub(super) fn has(&self, flag: u8) -> bool {
@@ -77,7 +69,7 @@ impl Slot {
 
     /// Whether the kernel has closed it and only the close's own completion is outstanding.
     pub(super) fn is_over(&self) -> bool {
-        self.flags & CLOSED != 0 && self.in_flight == Self::bit(Kind::Close)
+        self.flags & CLOSED != 0 && self.in_flight == Kinds::of(&[Kind::Close])
     }
 
     /// Forgets the use that has ended.

@@ -1,6 +1,6 @@
 //! What the suite cannot ask of every driver.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::windows::io::AsRawSocket;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use windows_sys::Win32::Networking::WinSock as ws;
 use crate::buffer::Span;
 use crate::driver::iocp::{Config, Exchange, Iocp, Recycle, head, preflight, system};
 use crate::driver::loopback::real::{self, Bench, last_words};
-use crate::driver::{Completion, Driver, Fault, Into, Kind, Token};
+use crate::driver::{Driver, Fault, Into, Kind, Token};
 
 fn bench(slots: u32) -> Bench<Iocp> {
     Bench::new(slots, |memory| Iocp::new(&Config::new(slots), memory).unwrap())
@@ -41,36 +41,9 @@ fn closing_completes_every_combination_once_and_the_close_last() {
     assert_eq!(driver.in_flight(), 0);
 }
 
-/// One wait of a millisecond.
-fn breathe(bench: &mut Bench<Iocp>) -> Vec<Completion> {
-    let mut out = Vec::with_capacity(64);
-    let end = bench.driver.now().after(Duration::from_millis(1));
-    bench.driver.wait(Some(end), &mut out).unwrap();
-    out
-}
-
-/// A send that waited for room goes on where it stood, for as often as it takes.
 #[test]
 fn a_blocked_send_goes_on_when_there_is_room() {
-    let mut bench = bench(1);
-    let mut peer = bench.open(0);
-    let send = Token::new(Kind::Send, 0, 0);
-    let spans = [Span { block: 0, start: 0, len: 4096 }; 16];
-    let mut room = vec![0; 1 << 20];
-    for _ in 0..5 {
-        real::fill(&mut bench, 0);
-        bench.driver.send(send, &spans, false);
-        let mut heard = 0;
-        let taken = loop {
-            // Fails when the driver does not find the room: the peer's read times out.
-            heard += peer.read(&mut room).unwrap();
-            if let Some(completion) = breathe(&mut bench).pop() {
-                break completion.result.unwrap();
-            }
-            assert!(heard < 1 << 30);
-        };
-        assert!((1..=16 * 4096).contains(&taken));
-    }
+    real::a_blocked_send_goes_on_when_there_is_room(bench(1));
 }
 
 #[test]
@@ -81,47 +54,18 @@ fn an_overlapped_send_is_of_the_first_spans() {
     assert_eq!(lens(head(&[span(100 << 10), span(1)])), [100 << 10], "the first alone");
 }
 
-/// A connect whose outcome is an error frees the slot, closes the socket, and is told once.
 #[test]
 fn a_failed_connect_leaves_nothing() {
-    let mut bench = bench(2);
-    let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for round in 0..3 {
-        let connect = Token::new(Kind::Connect, round, 0);
-        bench.driver.connect(connect, nobody, None);
-        let failure = bench.until(connect).pop().unwrap().result.unwrap_err();
-        assert_eq!(failure.fault, Fault::Refused);
-        assert!(bench.driver.slots[0].socket.is_none());
-        assert_eq!(bench.driver.in_flight(), 0);
-    }
-    let source = Some("127.0.0.1:0".parse().unwrap());
-    let connect = Token::new(Kind::Connect, 0, 1);
-    bench.driver.connect(connect, "[::1]:9".parse().unwrap(), source);
-    assert!(bench.until(connect).pop().unwrap().result.is_err(), "two families");
-    assert!(bench.driver.slots[1].socket.is_none());
+    let driver = real::a_failed_connect_leaves_nothing(bench(2), |driver, slot| {
+        driver.slots[slot].socket.is_none()
+    });
+    assert_eq!(driver.in_flight(), 0);
 }
 
-/// Sockets of which nobody took the address stay where they are until somebody does.
 #[test]
 fn accepts_wait_for_those_before_to_be_asked_for() {
-    let mut bench = bench(4);
-    let accepts = [0, 1, 2].map(|number| Token::new(Kind::HandOver, 0, number));
-    for accept in accepts {
-        bench.driver.accept(accept, Into::Socket);
-    }
-    let peers: Vec<TcpStream> =
-        accepts.iter().map(|_| TcpStream::connect(bench.address).unwrap()).collect();
-    let mut out = Vec::with_capacity(8);
-    while out.len() < 3 {
-        bench.driver.wait(None, &mut out).unwrap();
-    }
-    // Asked in another order than they completed in.
-    for completion in out.iter().rev() {
-        let brought = bench.driver.accepted(completion.token);
-        assert!(peers.iter().any(|peer| peer.local_addr().unwrap() == brought.peer));
-        assert!(brought.socket.is_some());
-    }
-    assert_eq!(bench.driver.in_flight(), 0);
+    let driver = real::accepts_wait_for_those_before_to_be_asked_for(bench(4));
+    assert_eq!(driver.in_flight(), 0);
 }
 
 /// More accepts than the kernel is given at a time: all complete.
@@ -132,7 +76,7 @@ fn accepts_beyond_what_the_kernel_has_wait_their_turn() {
     for slot in 0..slots {
         bench.driver.accept(Token::new(Kind::Accept, 0, slot), Into::Slot);
     }
-    breathe(&mut bench);
+    bench.breathe();
     assert_eq!(bench.driver.waiting.len(), 20);
     let peer = TcpStream::connect(bench.address).unwrap();
     let mut out = Vec::with_capacity(8);
@@ -140,7 +84,7 @@ fn accepts_beyond_what_the_kernel_has_wait_their_turn() {
         bench.driver.wait(None, &mut out).unwrap();
     }
     assert_eq!(bench.driver.accepted(out[0].token).peer, peer.local_addr().unwrap());
-    breathe(&mut bench);
+    bench.breathe();
     assert_eq!(bench.driver.waiting.len(), 19);
 }
 
@@ -189,7 +133,7 @@ fn a_socket_that_was_lent_comes_back_to_its_port() {
     two.driver.adopt(0, handed).unwrap();
     let park = Token::new(Kind::Park, 0, 0);
     two.driver.park(park);
-    assert!(breathe(&mut two).is_empty());
+    assert!(two.breathe().is_empty());
     peer.write_all(b"to the second").unwrap();
     assert_eq!(two.until(park).pop().unwrap().result, Ok(0));
     let close = Token::new(Kind::Close, 0, 0);
@@ -225,7 +169,7 @@ fn a_driver_goes_when_the_kernel_is_done_with_its_memory() {
     for slot in [2, 3] {
         bench.driver.accept(Token::new(Kind::Accept, 0, slot), Into::Slot);
     }
-    breathe(&mut bench);
+    bench.breathe();
     assert_eq!(bench.driver.in_kernel, 4);
     let Bench { driver, arena, .. } = bench;
     let memory = std::sync::Arc::downgrade(arena.memory());
@@ -290,7 +234,7 @@ fn a_closed_connections_socket_is_used_again() {
             bench.until(close);
             assert_eq!(last_words(peer), Ok(()));
             while bench.driver.pool().unwrap().limbo > 0 {
-                breathe(&mut bench);
+                bench.breathe();
             }
         }
         let figures = bench.driver.pool().unwrap();

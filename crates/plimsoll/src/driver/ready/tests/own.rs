@@ -1,15 +1,12 @@
 //! What the suite cannot ask of every driver.
 
-use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::time::Duration;
+use std::io::Write;
 
 use socket2::SockRef;
 
-use crate::buffer::Span;
 use crate::driver::loopback::real::{self, Bench, last_words};
 use crate::driver::ready::{Config, Ready, STREAM_QUOTA, Unavailable};
-use crate::driver::{Completion, Driver, Fault, Into, Kind, Token};
+use crate::driver::{Driver, Kind, Token};
 
 fn bench(slots: u32) -> Bench<Ready> {
     Bench::new(slots, |memory| Ready::new(&Config { slots, stream_blocks: 8 }, memory).unwrap())
@@ -35,14 +32,6 @@ fn a_park_after_a_full_block_waits() {
 #[test]
 fn a_spinning_caller_is_served() {
     real::a_spinning_caller_is_served(bench(2));
-}
-
-/// One wait of a millisecond.
-fn breathe(bench: &mut Bench<Ready>) -> Vec<Completion> {
-    let mut out = Vec::with_capacity(64);
-    let end = bench.driver.now().after(Duration::from_millis(1));
-    bench.driver.wait(Some(end), &mut out).unwrap();
-    out
 }
 
 /// A sender that is never done brings so much in one wait, and others are heard meanwhile.
@@ -71,7 +60,7 @@ fn a_fast_sender_has_a_quota() {
             said = wait;
         }
         let mut of_fast = 0;
-        for completion in breathe(&mut bench) {
+        for completion in bench.breathe() {
             assert!(completion.more, "there are blocks: {completion:?}");
             of_fast += u32::from(completion.token == streams[0]);
             if completion.token == streams[1] {
@@ -108,7 +97,7 @@ fn events_of_a_connection_that_was_closed_are_dropped() {
     bench.driver.park(park);
     old.write_all(b"for the one before").unwrap();
     for _ in 0..5 {
-        assert!(breathe(&mut bench).is_empty(), "an event of another connection");
+        assert!(bench.breathe().is_empty(), "an event of another connection");
     }
     new.write_all(b"for you").unwrap();
     assert_eq!(bench.until(park).len(), 1);
@@ -141,74 +130,26 @@ fn urgent_data_hides_nothing_behind_it() {
         assert_eq!(heard, b"beforeafter", "round {round}");
     }
     bench.driver.park(park);
-    assert!(breathe(&mut bench).is_empty(), "and nothing is left");
+    assert!(bench.breathe().is_empty(), "and nothing is left");
 }
 
-/// A send that waited for room goes on where it stood, for as often as it takes.
 #[test]
 fn a_blocked_send_goes_on_when_there_is_room() {
-    let mut bench = bench(1);
-    let mut peer = bench.open(0);
-    let send = Token::new(Kind::Send, 0, 0);
-    let spans = [Span { block: 0, start: 0, len: 4096 }; 16];
-    let mut room = vec![0; 1 << 20];
-    for _ in 0..20 {
-        real::fill(&mut bench, 0);
-        bench.driver.send(send, &spans, false);
-        let mut heard = 0;
-        let taken = loop {
-            // Fails when the driver does not find the room: the peer's read times out.
-            heard += peer.read(&mut room).unwrap();
-            if let Some(completion) = breathe(&mut bench).pop() {
-                break completion.result.unwrap();
-            }
-            assert!(heard < 1 << 30);
-        };
-        assert!((1..=16 * 4096).contains(&taken));
-    }
+    real::a_blocked_send_goes_on_when_there_is_room(bench(1));
 }
 
-/// A connect whose outcome is an error frees the slot, closes the descriptor, and is told once.
 #[test]
 fn a_failed_connect_leaves_nothing() {
-    let mut bench = bench(2);
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-    for round in 0..10 {
-        let connect = Token::new(Kind::Connect, round, 0);
-        bench.driver.connect(connect, nobody, None);
-        let failure = bench.until(connect).pop().unwrap().result.unwrap_err();
-        assert_eq!(failure.fault, Fault::Refused);
-        assert!(bench.driver.slots[0].socket.is_none());
-        assert_eq!(bench.driver.in_flight(), 0);
-    }
-    let far: std::net::SocketAddr = "[::ffff:0:1]:9".parse().unwrap();
-    let source = Some("127.0.0.1:0".parse().unwrap());
-    let connect = Token::new(Kind::Connect, 0, 1);
-    bench.driver.connect(connect, far, source);
-    assert!(bench.until(connect).pop().unwrap().result.is_err(), "two families");
-    assert!(bench.driver.slots[1].socket.is_none());
+    let driver = real::a_failed_connect_leaves_nothing(bench(2), |driver, slot| {
+        driver.slots[slot].socket.is_none()
+    });
+    assert_eq!(driver.in_flight(), 0);
 }
 
-/// Sockets of which nobody took the address stay where they are until somebody does.
 #[test]
 fn accepts_wait_for_those_before_to_be_asked_for() {
-    let mut bench = bench(4);
-    let accepts = [0, 1, 2].map(|number| Token::new(Kind::HandOver, 0, number));
-    for accept in accepts {
-        bench.driver.accept(accept, Into::Socket);
-    }
-    let peers: Vec<TcpStream> =
-        accepts.iter().map(|_| TcpStream::connect(bench.address).unwrap()).collect();
-    let mut out = Vec::with_capacity(8);
-    while out.len() < 3 {
-        bench.driver.wait(None, &mut out).unwrap();
-    }
-    // Asked in another order than they completed in.
-    for completion in out.iter().rev() {
-        let brought = bench.driver.accepted(completion.token);
-        assert!(peers.iter().any(|peer| peer.local_addr().unwrap() == brought.peer));
-        assert!(brought.socket.is_some());
-    }
+    let driver = real::accepts_wait_for_those_before_to_be_asked_for(bench(4));
+    assert_eq!(driver.in_flight(), 0);
 }
 
 #[test]

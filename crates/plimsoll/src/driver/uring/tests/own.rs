@@ -159,3 +159,14 @@ fn more_submissions_than_fit_are_all_carried_out() {
         }
     }
 }
+
+#[test]
+fn a_blocked_send_goes_on_when_there_is_room() {
+    real::a_blocked_send_goes_on_when_there_is_room(bench(1, true));
+}
+
+#[test]
+fn accepts_wait_for_those_before_to_be_asked_for() {
+    let driver = real::accepts_wait_for_those_before_to_be_asked_for(bench(4, true));
+    assert_eq!(driver.in_flight(), 0);
+}
