@@ -117,6 +117,32 @@ fn json_is_one_object_on_stdout_and_the_same_in_the_file() {
     assert_eq!(std::fs::read(&file).unwrap(), output.stdout);
 }
 
+/// A page for a kibibyte, two for one that lies on both.
+#[test]
+fn what_buffers_pin_is_whole_pages() {
+    let value = document(&plimsoll(&["doctor", "--json"]).stdout, "doctor");
+    let rows = value["result"]["pinned"].as_array().expect("a list");
+    if rows.is_empty() {
+        println!("skipped: no ring can be made here, or nothing be pinned");
+        return;
+    }
+    let whole = rows.iter().find(|row| row["layout"] == "whole_pages").expect("whole pages");
+    let page = whole["buffer_bytes"].as_u64().unwrap();
+    for row in rows {
+        let number = |name: &str| row[name].as_u64().unwrap();
+        let (buffer, pages) = (number("buffer_bytes"), number("pinned_bytes") / page);
+        let each = match row["layout"].as_str().unwrap() {
+            "whole_pages" => buffer / page,
+            "own_page" | "packed" => 1,
+            "straddling" => 2,
+            other => panic!("layout {other}"),
+        };
+        assert_eq!(pages, number("buffers") * each, "{row}");
+        let amplification = (each * page) as f64 / buffer as f64;
+        assert!((row["amplification"].as_f64().unwrap() - amplification).abs() < 1e-9, "{row}");
+    }
+}
+
 #[test]
 fn a_goal_that_is_not_met_exits_1() {
     let output = plimsoll(&["doctor", "--connections", "1000000000000"]);

@@ -20,7 +20,7 @@ use plimsoll_kernel::meminfo::Meminfo;
 use plimsoll_kernel::windows::{Performance, TcpSettings};
 
 use crate::accept::wrap;
-use crate::results::Doctor;
+use crate::results::{Doctor, Pinned};
 
 /// Kernel memory of an idle connection's server end with what watches it, in bytes: TCP socket,
 /// inode, file, directory entry and security blob 3,640, a poll of `io_uring` 256 (Linux 6.18,
@@ -43,6 +43,8 @@ pub struct Facts {
     pub cpus: Option<u64>,
     /// Whether a ring could be made, where somebody tried; else only the sysctl is known.
     pub ring: Option<Result<(), String>>,
+    /// What buffers pin, where somebody tried.
+    pub pinned: Vec<Pinned>,
     /// Windows' settings of TCP; `None` on other systems.
     pub tcp: Option<TcpSettings>,
     /// Windows' pools and commit charge; `None` on other systems.
@@ -58,14 +60,22 @@ impl Facts {
             cgroup: Cgroup::read().ok(),
             cpus: Machine::read().ok().map(|machine| machine.cpus_usable),
             ring: None,
+            pinned: Vec::new(),
             tcp: TcpSettings::read().ok(),
             performance: Performance::read().ok(),
         }
     }
 
-    /// The same, with the outcome of an attempt to make an `io_uring`.
-    pub fn with_ring(self, ring: Result<(), String>) -> Self {
-        Self { ring: Some(ring), ..self }
+    /// The same, and makes an `io_uring`, and registers buffers with it to see what they pin (Linux);
+    /// some two milliseconds. Other threads that register buffers meanwhile spoil the figures.
+    pub fn with_ring(self) -> Self {
+        #[cfg(target_os = "linux")]
+        return match crate::sys::measure_pinned() {
+            Ok(pinned) => Self { ring: Some(Ok(())), pinned, ..self },
+            Err(error) => Self { ring: Some(Err(error.to_string())), ..self },
+        };
+        #[cfg(not(target_os = "linux"))]
+        self
     }
 }
 
@@ -75,7 +85,7 @@ pub fn examine(facts: &Facts, connections: Option<u64>) -> Doctor {
         Some(tcp) => windows::all(facts, tcp, connections),
         None => rows::all(facts, connections),
     };
-    Doctor { connections, checks }
+    Doctor { connections, checks, pinned: facts.pinned.clone() }
 }
 
 /// Whether every check is met: what `doctor --connections N` exits 1 for, if not.
@@ -119,7 +129,33 @@ pub fn render_text(doctor: &Doctor) -> String {
         (low, Some(goal)) => writeln!(out, "{low} do not suffice for {goal} connections."),
         (low, None) => writeln!(out, "{low} are lower than usual."),
     };
+    pinned(&doctor.pinned, &mut out);
     out
+}
+
+/// What buffers pin, as a sentence for each layout.
+fn pinned(rows: &[Pinned], out: &mut String) {
+    if rows.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\nMemory that the kernel pins for buffers registered with a ring:");
+    for row in rows {
+        let lie = match row.layout.as_str() {
+            "whole_pages" => "whole pages",
+            "own_page" => "one at the start of each page",
+            "straddling" => "each on two pages",
+            "packed" => "one after the other",
+            other => other,
+        };
+        let _ = writeln!(
+            out,
+            "    {} buffers of {}, {lie}: {}, × {:.1}",
+            row.buffers,
+            crate::units::bytes(row.buffer_bytes as f64),
+            crate::units::bytes(row.pinned_bytes as f64),
+            row.amplification
+        );
+    }
 }
 
 /// A command that sets a sysctl, now and after the next boot.
@@ -191,9 +227,10 @@ mod tests {
 
     #[test]
     fn a_ring_that_was_refused_is_said() {
-        let refused = Facts::default().with_ring(Err("EPERM".to_owned()));
+        let refused = Facts { ring: Some(Err("EPERM".to_owned())), ..Facts::default() };
         let doctor = examine(&refused, None);
         assert!(!check(&doctor, "io_uring").ok);
-        assert!(check(&examine(&Facts::default().with_ring(Ok(())), None), "io_uring").ok);
+        let works = Facts { ring: Some(Ok(())), ..Facts::default() };
+        assert!(check(&examine(&works, None), "io_uring").ok);
     }
 }

@@ -80,7 +80,7 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Survey, bool)> {
     }
     let mut run = Run { lab, options, survey: Survey::default(), partial: false };
     run.survey.target = options.target.map_or("embedded".to_owned(), |target| target.to_string());
-    run.survey.doctor = Some(doctor::examine(&Facts::read(), None));
+    run.survey.doctor = Some(doctor::examine(&Facts::read().with_ring(), None));
     run.backlog();
     run.accept();
     run.capacity();

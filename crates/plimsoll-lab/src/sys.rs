@@ -11,6 +11,8 @@
 
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "linux")]
+mod pinned;
 #[cfg(windows)]
 mod windows;
 
@@ -26,6 +28,8 @@ pub(crate) use linux::{
     OneCpu, Poll, accept, ask_to_end, bind_source, connect_again, page_bytes, room, spread_ports,
     thread_cpu, tie_to_parent,
 };
+#[cfg(target_os = "linux")]
+pub(crate) use pinned::measure as measure_pinned;
 #[cfg(windows)]
 pub use windows::raise_descriptor_limit;
 #[cfg(windows)]

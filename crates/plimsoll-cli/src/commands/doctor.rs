@@ -27,7 +27,7 @@ pub(crate) struct Args {
 
 pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
     let session = Session::new("doctor", output)?;
-    let result = doctor::examine(&Facts::read(), args.connections);
+    let result = doctor::examine(&Facts::read().with_ring(), args.connections);
     // Without a goal a low limit is a remark, not a failure.
     let holds = args.connections.is_none() || doctor::is_met(&result);
     session.finish(result, false, holds, doctor::render_text)

@@ -125,6 +125,7 @@ fn doctor() -> Doctor {
     };
     Doctor {
         connections: None,
+        pinned: Vec::new(),
         checks: vec![
             check("RLIMIT_NOFILE", "20000", "20,000 plain descriptors a process", true, None),
             check(
