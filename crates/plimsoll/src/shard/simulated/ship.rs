@@ -28,9 +28,12 @@ use crate::shard::{Link, Parts, Profile, Shard};
 
 const BLOCK: usize = 4096;
 
-/// Turns of all shards in which everything must come to rest: more than an hour of them, the longest
-/// drain, on a machine so short of pages that each shard tries again every 70 ms.
-const REST: u32 = 150_000;
+/// In this time everything must come to rest: twice the longest drain.
+const REST: Duration = Duration::from_secs(7200);
+
+/// And in so many turns of all shards: on a machine that is so short of pages that nothing can ever be
+/// sent, three shards try again, each when it likes, every 70 ms.
+const REST_TURNS: u32 = 1_000_000;
 
 /// As many turns without a pause empty a full mailbox, and fire all timers, several times over.
 const HOT: u32 = 200;
@@ -270,7 +273,8 @@ impl Ship {
 
     /// Lets everything come to rest: clients read all, shards turn, time passes.
     pub(super) fn rest(&mut self, until: impl Fn(&Self) -> bool) -> bool {
-        for _ in 0..REST {
+        let end = self.kernel.now().after(REST);
+        for _ in 0..REST_TURNS {
             for number in 0..self.shards.len() {
                 self.turn(number);
             }
@@ -284,6 +288,9 @@ impl Ship {
                 return true;
             }
             self.kernel.advance();
+            if self.kernel.now() > end {
+                break;
+            }
         }
         false
     }
