@@ -76,8 +76,8 @@ fn pinned_by(
         .collect();
     let own = || process::pinned(std::process::id()).map_err(io::Error::other);
     let before = own()?;
-    // SAFETY: all lie in the mapping, as was asserted; it is unmapped after they were let go, or
-    // after the ring was, and nothing is ever read or written through them.
+    // SAFETY: all lie in the mapping, as was asserted, and no operation ever reads or writes through
+    // them. Should letting go fail, the pages stay the kernel's after the mapping is gone.
     unsafe { ring.submitter().register_buffers(&buffers) }?;
     let pinned = own();
     ring.submitter().unregister_buffers()?;
