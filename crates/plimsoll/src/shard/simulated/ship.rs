@@ -31,8 +31,8 @@ const BLOCK: usize = 4096;
 /// In this time everything must come to rest: twice the longest drain.
 const REST: Duration = Duration::from_secs(7200);
 
-/// And in so many turns of all shards: on a machine that is so short of pages that nothing can ever be
-/// sent, three shards try again, each when it likes, every 70 ms.
+/// And in so many turns of all shards: those that are short of pages try again every 70 ms or so, each
+/// when it likes, for as long as a drain may take.
 const REST_TURNS: u32 = 1_000_000;
 
 /// As many turns without a pause empty a full mailbox, and fire all timers, several times over.
