@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
-use plimsoll_lab::assertion::Assertion;
-use plimsoll_lab::exchange::{Exchange, Payload, ReplyEnd};
+use plimsoll_lab::checks::assertion::Assertion;
+use plimsoll_lab::worker::exchange::{Exchange, Payload, ReplyEnd};
 use plimsoll_lab::{Error, Result, units};
 
 use crate::commands;

@@ -16,8 +16,8 @@ pub(crate) mod survey;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use plimsoll_lab::assertion::{Assertion, Verdict};
-use plimsoll_lab::document::Start;
+use plimsoll_lab::checks::assertion::{Assertion, Verdict};
+use plimsoll_lab::results::document::Start;
 use plimsoll_lab::{Error, Lab, Result};
 use serde::Serialize;
 use serde_json::Value;

@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use plimsoll_lab::assertion::Verdict;
+use plimsoll_lab::checks::assertion::Verdict;
 use plimsoll_lab::{Error, Result};
 
 /// A file that will be written at the end of an experiment, and was tried before its start.

@@ -1,37 +1,31 @@
 //! The lab: experiments that find a TCP server's limits on this machine, and
 //! say what broke first, with the kernel's own figures as evidence.
 //!
-//! Each experiment is a module with an `Options` struct and a `run` function
-//! that returns a type of [`results`], which is also the JSON that the command
-//! writes. Nothing here prints: progress goes to [`Lab::progress`], and the
-//! caller decides where it is shown.
+//! Each experiment is a module of [`experiments`] with an `Options` struct and a
+//! `run` function that returns a type of [`results`], which is also the JSON that
+//! the command writes. Nothing here prints: progress goes to [`Lab::progress`],
+//! and the caller decides where it is shown.
+//!
+//! Arrows point down only: [`survey`] and [`report`] stand on [`advice`], that on
+//! [`experiments`], and those on [`worker`] (the client's processes),
+//! [`embedded`] (the server's process), what reads the system, and the verdicts.
 
-pub mod accept;
-pub mod assertion;
-pub mod backlog;
-pub mod capacity;
-pub mod churn;
-pub mod compare;
-pub mod doctor;
-pub mod document;
+pub mod advice;
+pub mod checks;
 pub mod embedded;
 pub mod evidence;
-pub mod exchange;
-pub mod explain;
-pub mod load;
-pub mod plan;
+pub mod experiments;
 pub mod report;
 pub mod results;
-pub mod schema;
-pub mod source;
 pub mod survey;
 pub mod units;
 pub mod worker;
 
 mod errno;
 mod error;
-mod family;
 mod lab;
+mod observe;
+mod statistics;
 mod sys;
 
 pub use error::{Error, Result};

@@ -12,15 +12,16 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::capacity::Target;
-use crate::doctor::{self, Facts};
+use crate::advice::doctor::{self, Facts};
+use crate::advice::plan::{self, Costs};
 use crate::embedded::{self, Embedded};
 use crate::evidence::LEAST_FOR_COST;
-use crate::exchange::Exchange;
-use crate::plan::{self, Costs};
+use crate::experiments::capacity::Target;
+use crate::experiments::{accept, backlog, capacity, churn, load};
 use crate::results::{Capacity, Load, Survey};
-use crate::source::AddressRange;
-use crate::{Error, Lab, Progress, Result, accept, backlog, capacity, churn, load, units};
+use crate::worker::exchange::Exchange;
+use crate::worker::source::AddressRange;
+use crate::{Error, Lab, Progress, Result, units};
 
 pub use summary::render_text;
 

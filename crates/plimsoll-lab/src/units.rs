@@ -211,6 +211,24 @@ pub fn rate(value: f64) -> String {
     format!("{}/s", number(value))
 }
 
+/// Breaks a sentence at spaces into lines of at most `width` characters (longer words stay whole).
+pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
+    let mut lines = vec![String::new()];
+    for word in text.split_whitespace() {
+        // The vector is never empty.
+        let line = lines.last_mut().expect("there is always a last line");
+        if line.is_empty() {
+            line.push_str(word);
+        } else if line.chars().count() + 1 + word.chars().count() <= width {
+            line.push(' ');
+            line.push_str(word);
+        } else {
+            lines.push(word.to_owned());
+        }
+    }
+    lines
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -286,5 +304,11 @@ mod tests {
         assert_eq!(duration(Duration::from_secs(80)), "1 min 20 s");
         assert_eq!(duration(Duration::from_millis(150)), "150 ms");
         assert_eq!(rate(7800.0), "7,800/s");
+    }
+
+    #[test]
+    fn sentences_are_broken_at_spaces() {
+        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
+        assert_eq!(wrap("", 7), [""]);
     }
 }

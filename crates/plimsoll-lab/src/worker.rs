@@ -13,6 +13,9 @@
 //!
 //! [`Workers`] is the parent's side; [`main`] is the whole of a worker.
 
+pub mod exchange;
+pub mod source;
+
 mod connect;
 mod pool;
 mod probe;
@@ -23,4 +26,4 @@ pub use pool::Workers;
 pub use process::main;
 pub use protocol::{Checked, Connect, Connected, Keep, Probed, Report, Request, Tally, Why};
 
-pub use crate::exchange::{Exchange, Payload, ReplyEnd};
+pub use exchange::{Exchange, Payload, ReplyEnd};

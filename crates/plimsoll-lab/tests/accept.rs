@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use plimsoll_lab::accept::{self, Options};
+use plimsoll_lab::experiments::accept::{self, Options};
 use plimsoll_lab::{Lab, Quiet};
 
 /// One at a time: overflows are counted for the whole network namespace.

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use common::{in_namespace, lab, set_up_namespace};
-use plimsoll_lab::backlog::{Options, run};
+use plimsoll_lab::experiments::backlog::{Options, run};
 use plimsoll_lab::results::{Side, StoppedBy};
 use plimsoll_lab::worker::Keep;
 use plimsoll_lab::{Lab, Progress};

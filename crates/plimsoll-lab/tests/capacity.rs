@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use common::lab;
-use plimsoll_lab::capacity::{Options, Target, run};
+use plimsoll_lab::experiments::capacity::{Options, Target, run};
 use plimsoll_lab::results::{Capacity, Side, StoppedBy};
 use plimsoll_lab::worker::{Exchange, Payload, ReplyEnd};
 use plimsoll_lab::{Error, Lab};

@@ -11,7 +11,7 @@ use std::sync::atomic::AtomicBool;
 use std::thread;
 use std::time::Duration;
 
-use plimsoll_lab::churn::{self, Closes, Options, Pool};
+use plimsoll_lab::experiments::churn::{self, Closes, Options, Pool};
 use plimsoll_lab::{Lab, Quiet};
 
 fn lab() -> Lab {

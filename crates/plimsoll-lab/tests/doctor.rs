@@ -2,7 +2,7 @@
 
 #![cfg(target_os = "linux")]
 
-use plimsoll_lab::doctor::{self, Facts};
+use plimsoll_lab::advice::doctor::{self, Facts};
 
 #[test]
 fn every_limit_has_a_row() {

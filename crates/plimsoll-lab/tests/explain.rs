@@ -7,7 +7,7 @@ use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use plimsoll_lab::explain;
+use plimsoll_lab::advice::explain;
 
 /// Ends the server with the test, also when it fails.
 struct Server(Child);

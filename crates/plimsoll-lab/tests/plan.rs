@@ -2,8 +2,8 @@
 
 use std::io::Write;
 
-use plimsoll_lab::doctor::Facts;
-use plimsoll_lab::plan::{self, Costs, Options};
+use plimsoll_lab::advice::doctor::Facts;
+use plimsoll_lab::advice::plan::{self, Costs, Options};
 use serde_json::json;
 
 fn survey() -> serde_json::Value {

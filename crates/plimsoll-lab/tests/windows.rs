@@ -7,11 +7,12 @@ mod common;
 use std::time::Duration;
 
 use common::lab;
-use plimsoll_lab::backlog::{self, Options};
-use plimsoll_lab::doctor::{self, Facts};
+use plimsoll_lab::advice::doctor::{self, Facts};
+use plimsoll_lab::experiments::accept;
+use plimsoll_lab::experiments::backlog::{self, Options};
+use plimsoll_lab::results::document;
 use plimsoll_lab::results::{Side, StoppedBy};
 use plimsoll_lab::worker::Keep;
-use plimsoll_lab::{accept, document};
 
 /// A short run of one backlog.
 fn one(requested: i64, options: Options) -> plimsoll_lab::results::BacklogRun {

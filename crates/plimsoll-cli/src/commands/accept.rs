@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use plimsoll_lab::Result;
-use plimsoll_lab::accept::{self, Options};
+use plimsoll_lab::experiments::accept::{self, Options};
 
 use super::Session;
 use crate::args::{OutputArgs, TimeoutArgs, count, duration, rate};

@@ -3,9 +3,9 @@
 use std::net::IpAddr;
 
 use clap::ValueEnum;
-use plimsoll_lab::backlog::{self, Options};
-use plimsoll_lab::source::AddressRange;
+use plimsoll_lab::experiments::backlog::{self, Options};
 use plimsoll_lab::worker::Keep;
+use plimsoll_lab::worker::source::AddressRange;
 use plimsoll_lab::{Error, Result};
 
 use super::Session;

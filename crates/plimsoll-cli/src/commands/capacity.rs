@@ -1,10 +1,10 @@
 //! `plimsoll capacity`.
 
 use plimsoll_lab::Result;
-use plimsoll_lab::capacity::{self, Options, Target};
 use plimsoll_lab::embedded;
-use plimsoll_lab::exchange::Exchange;
-use plimsoll_lab::source::AddressRange;
+use plimsoll_lab::experiments::capacity::{self, Options, Target};
+use plimsoll_lab::worker::exchange::Exchange;
+use plimsoll_lab::worker::source::AddressRange;
 
 use super::Session;
 use crate::args::{ExchangeArgs, OutputArgs, TargetArgs, TimeoutArgs, count};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use plimsoll_lab::Result;
-use plimsoll_lab::churn::{self, Closes, Options, Pool};
+use plimsoll_lab::experiments::churn::{self, Closes, Options, Pool};
 
 use super::Session;
 use crate::args::{OutputArgs, TargetArgs, TimeoutArgs, duration, size};

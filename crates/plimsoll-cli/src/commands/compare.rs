@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use plimsoll_lab::{Error, Result, compare};
+use plimsoll_lab::checks::compare;
+use plimsoll_lab::{Error, Result};
 use serde_json::Value;
 
 use super::Session;

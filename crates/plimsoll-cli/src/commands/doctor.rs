@@ -1,7 +1,7 @@
 //! `plimsoll doctor`.
 
 use plimsoll_lab::Result;
-use plimsoll_lab::doctor::{self, Facts};
+use plimsoll_lab::advice::doctor::{self, Facts};
 
 use super::Session;
 use crate::args::{OutputArgs, count};

@@ -1,6 +1,6 @@
 //! `plimsoll explain`.
 
-use plimsoll_lab::explain;
+use plimsoll_lab::advice::explain;
 use plimsoll_lab::{Error, Result};
 
 use super::Session;

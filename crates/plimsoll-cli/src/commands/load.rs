@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use plimsoll_lab::embedded::{self, Embedded};
-use plimsoll_lab::load::{self, Options, Pace};
-use plimsoll_lab::source::AddressRange;
-use plimsoll_lab::{Error, Result, survey};
+use plimsoll_lab::experiments::load::{self, Options, Pace};
+use plimsoll_lab::survey;
+use plimsoll_lab::worker::source::AddressRange;
+use plimsoll_lab::{Error, Result};
 
 use super::Session;
 use crate::args::{

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use plimsoll_lab::doctor::Facts;
-use plimsoll_lab::plan::{self, Costs, Options};
-use plimsoll_lab::{Result, survey};
+use plimsoll_lab::Result;
+use plimsoll_lab::advice::doctor::Facts;
+use plimsoll_lab::advice::plan::{self, Costs, Options};
+use plimsoll_lab::survey;
 
 use super::Session;
 use crate::args::{OutputArgs, count, rate};

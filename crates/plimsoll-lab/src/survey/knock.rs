@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
-use crate::exchange::{Exchange, Payload, Reply, Taken};
+use crate::worker::exchange::{Exchange, Payload, Reply, Taken};
 use crate::{Error, Result};
 
 /// Connects, sends one request (an echo without an `exchange`) and waits for its reply. A round trip

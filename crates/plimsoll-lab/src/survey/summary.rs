@@ -2,9 +2,9 @@
 
 use std::fmt::Write as _;
 
-use crate::accept::wrap;
 use crate::results::{BacklogRun, Doctor, Finding, LoadLine, StoppedBy, Survey};
 use crate::units;
+use crate::units::wrap;
 
 /// Columns of the text.
 const WIDTH: usize = 92;

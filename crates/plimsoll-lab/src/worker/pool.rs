@@ -7,8 +7,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use super::protocol::{Checked, Probed, Report, Request};
-use crate::exchange::Exchange;
 use crate::sys::{Interrupt, tie_to_parent};
+use crate::worker::exchange::Exchange;
 use crate::{Error, Lab, Result};
 
 /// How long a new worker may take to say that it is there.

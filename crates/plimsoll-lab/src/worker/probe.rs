@@ -7,8 +7,8 @@ use socket2::Socket;
 
 use super::protocol::Probed;
 use crate::errno::name_of;
-use crate::exchange::{Exchange, Payload, Reply, Taken};
 use crate::sys::{Poll, Wanted};
+use crate::worker::exchange::{Exchange, Payload, Reply, Taken};
 
 /// Connections asked at once: few enough not to flood a server, many enough to keep it busy.
 const AT_ONCE: usize = 128;

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::exchange::Exchange;
-use crate::source::Source;
+use crate::worker::exchange::Exchange;
+use crate::worker::source::Source;
 
 /// What a worker is asked to do. One at a time: the next one after the report of the last, except
 /// [`Request::Stop`].

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use plimsoll::driver::Nanos;
 
 use super::keystream::Keystream;
-use crate::exchange::{Exchange, Reply, Taken};
+use crate::worker::exchange::{Exchange, Reply, Taken};
 
 /// One connection's side of it.
 #[derive(Debug, Default)]
@@ -104,7 +104,7 @@ impl Conversation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exchange::{Payload, ReplyEnd};
+    use crate::worker::exchange::{Payload, ReplyEnd};
 
     fn replies(exchange: &Exchange, asked: usize, pieces: &[&[u8]]) -> (usize, Heard) {
         let mut conversation = Conversation::default();

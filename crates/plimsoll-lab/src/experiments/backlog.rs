@@ -46,7 +46,7 @@ use plimsoll_kernel::slab::Slabs;
 
 use crate::evidence::{self, Baseline};
 use crate::results::{Backlog, BacklogRun};
-use crate::source::{AddressRange, SourcePool};
+use crate::worker::source::{AddressRange, SourcePool};
 use crate::worker::{Keep, Request, Workers};
 use crate::{Lab, Result, units};
 use fill::Fill;

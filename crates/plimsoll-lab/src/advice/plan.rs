@@ -9,10 +9,11 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::accept::{self, Arrivals};
-use crate::doctor::{DESCRIPTORS_OTHER, Facts, nofile_fix, sysctl_fix};
+use crate::advice::doctor::{DESCRIPTORS_OTHER, Facts, nofile_fix, sysctl_fix};
+use crate::checks::compare;
+use crate::experiments::accept::{self, Arrivals};
 use crate::results::{Plan, PlanLimit};
-use crate::{Error, Result, compare, units};
+use crate::{Error, Result, units};
 
 /// What is planned for.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -157,12 +158,12 @@ pub fn render_text(plan: &Plan) -> String {
         let available = limit.available.map_or("no bound".to_owned(), units::count);
         let needed = units::count(limit.needed);
         let _ = writeln!(out, "{mark:<4} {:<44} {needed:>20} {available:>20}", limit.name);
-        for part in limit.fix.iter().flat_map(|fix| accept::wrap(&format!("→ {fix}"), 92)) {
+        for part in limit.fix.iter().flat_map(|fix| units::wrap(&format!("→ {fix}"), 92)) {
             let _ = writeln!(out, "        {part}");
         }
     }
     let verdict = if plan.fits { "It fits" } else { "It does not fit" };
-    for part in accept::wrap(&format!("{verdict} (costs: {}).", plan.costs_from), 100) {
+    for part in units::wrap(&format!("{verdict} (costs: {}).", plan.costs_from), 100) {
         let _ = writeln!(out, "{part}");
     }
     out

@@ -7,7 +7,7 @@ use schemars::generate::{SchemaGenerator, SchemaSettings};
 use schemars::{JsonSchema, Schema};
 use serde_json::{Value, json};
 
-use crate::compare::Comparison;
+use crate::checks::compare::Comparison;
 use crate::results::{
     Accept, Backlog, Capacity, Churn, Doctor, Document, Explain, Load, Plan, SCHEMA, Survey,
 };

@@ -23,9 +23,9 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::embedded::{self, Embedded};
-use crate::exchange::Exchange;
 use crate::results::{Capacity, Side};
-use crate::source::AddressRange;
+use crate::worker::exchange::Exchange;
+use crate::worker::source::AddressRange;
 use crate::{Lab, Result, units};
 use ramp::Ramp;
 use server::Server;

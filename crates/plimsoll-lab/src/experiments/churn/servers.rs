@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::embedded::{self, Embedded};
-use crate::{Lab, Result, family};
+use crate::observe::family;
+use crate::{Lab, Result};
 
 use super::{End, Options, Variant};
 

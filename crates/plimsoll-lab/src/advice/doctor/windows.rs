@@ -98,7 +98,7 @@ fn memory(facts: &Facts, goal: Option<u64>, rows: &mut Vec<Check>) {
 mod tests {
     use plimsoll_kernel::windows::{Performance, TcpSettings};
 
-    use crate::doctor::{Facts, examine, is_met, render_text};
+    use crate::advice::doctor::{Facts, examine, is_met, render_text};
 
     fn facts() -> Facts {
         Facts {

@@ -11,7 +11,7 @@ use super::server::Server;
 use super::{Options, verdict};
 use crate::evidence::{self, Baseline, Cost, Guard, Stop};
 use crate::results::{Capacity, CapacitySample, Side, StoppedBy};
-use crate::source::{Source, SourcePool};
+use crate::worker::source::{Source, SourcePool};
 use crate::worker::{Connect, Keep, Report, Request, Tally, Why, Workers};
 use crate::{Error, Lab, Result, errno, units};
 

@@ -11,7 +11,7 @@ use super::queue::{self, Deaf};
 use super::{Options, verdict};
 use crate::evidence::{self, Baseline, Guard, LEAST_FOR_COST, Stop};
 use crate::results::{BacklogSample, Side, StoppedBy};
-use crate::source::{Source, SourcePool};
+use crate::worker::source::{Source, SourcePool};
 use crate::worker::{Connect, Connected, Keep, Report, Request, Tally, Why, Workers};
 use crate::{Lab, Result, units};
 

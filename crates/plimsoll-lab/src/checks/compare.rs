@@ -1,7 +1,7 @@
 //! `compare`: two results side by side.
 //!
 //! Every number that both documents have is a row: its path, in the form that
-//! [`assertion`](crate::assertion) reads, both values, and their ratio. Elements of arrays are
+//! [`assertion`](crate::checks::assertion) reads, both values, and their ratio. Elements of arrays are
 //! matched by what names them (`requested`, `pool` and `closes`, `way`, …), never by position where
 //! they have a name. Curves over time are left out.
 //!
@@ -17,8 +17,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use crate::assertion::{Assertion, Verdict};
-use crate::churn::quartiles;
+use crate::checks::assertion::{Assertion, Verdict};
+use crate::statistics::quartiles;
 use crate::{Error, Result, units};
 
 /// Two results side by side.

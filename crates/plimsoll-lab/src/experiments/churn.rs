@@ -55,11 +55,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use crate::accept::{median, wrap};
 use crate::results::{Churn, ChurnVariant};
+use crate::statistics::median;
+use crate::units::wrap;
 use crate::{Error, Lab, Result, units};
-
-pub(crate) use explain::quartiles;
 
 use client::{Client, Turn};
 use servers::{Place, Servers};
@@ -391,7 +390,7 @@ fn take_turn(
 ) -> Result<()> {
     let cpu = || match (runner.server, options.server_pid) {
         (Some(place), _) => servers.cpu_time(place),
-        (None, Some(pid)) => crate::family::cpu_time(pid),
+        (None, Some(pid)) => crate::observe::family::cpu_time(pid),
         (None, None) => None,
     };
     let pools = || servers.pools(runner.server?);

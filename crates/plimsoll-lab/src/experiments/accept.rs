@@ -30,6 +30,8 @@ use plimsoll_kernel::limits::Limits;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::results::{Accept, AcceptRate};
+use crate::statistics::median;
+use crate::units::wrap;
 use crate::{Error, Lab, Result, units};
 
 use drain::Way;
@@ -210,36 +212,6 @@ pub fn render_text(result: &Accept) -> String {
         }
     }
     out
-}
-
-/// Breaks a sentence at spaces into lines of at most `width` characters (longer words stay whole).
-pub(crate) fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        // The vector is never empty.
-        let line = lines.last_mut().expect("there is always a last line");
-        if line.is_empty() {
-            line.push_str(word);
-        } else if line.chars().count() + 1 + word.chars().count() <= width {
-            line.push(' ');
-            line.push_str(word);
-        } else {
-            lines.push(word.to_owned());
-        }
-    }
-    lines
-}
-
-/// The middle of the values; `None` of none.
-pub(crate) fn median(values: &[f64]) -> Option<f64> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let middle = sorted.len() / 2;
-    match sorted.len() {
-        0 => None,
-        length if length % 2 == 1 => Some(sorted[middle]),
-        _ => Some(f64::midpoint(sorted[middle - 1], sorted[middle])),
-    }
 }
 
 /// A listener on a free port of 127.0.0.1 that does not block, with this backlog.
@@ -474,13 +446,5 @@ mod tests {
         ] {
             assert_eq!(check(&options).unwrap_err().exit_code(), 2, "{options:?}");
         }
-    }
-
-    #[test]
-    fn lines_are_broken_at_spaces() {
-        assert_eq!(wrap("one two three", 7), ["one two", "three"]);
-        assert_eq!(wrap("", 7), [""]);
-        assert_eq!(median(&[3.0, 1.0, 2.0]), Some(2.0));
-        assert_eq!(median(&[]), None);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use socket2::Socket;
 
 use super::{End, Options, Variant};
-use crate::accept::median;
+use crate::statistics::median;
 use crate::sys::{self, Poll, Wanted};
 use crate::{Error, Result, errno};
 

@@ -8,7 +8,8 @@ use plimsoll_kernel::limits::Limits;
 use plimsoll_kernel::process;
 
 use crate::embedded::Embedded;
-use crate::{Error, Result, family};
+use crate::observe::family;
+use crate::{Error, Result};
 
 /// The server that is measured.
 pub(super) struct Server {

@@ -151,7 +151,7 @@ pub fn render_text(result: &Explain) -> String {
         let _ = writeln!(out, "{:<34} {:>14}", format!("{name} allow"), units::count(*allowed));
     }
     if let Some(first) = &result.first_limit {
-        for line in crate::accept::wrap(first, 100) {
+        for line in units::wrap(first, 100) {
             let _ = writeln!(out, "{line}");
         }
     }

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-use crate::accept::median;
 use crate::errno;
 use crate::results::ChurnVariant;
+use crate::statistics::quartiles;
 use crate::units;
 
 use super::client::PARTS;
@@ -221,30 +221,11 @@ fn errors(variant: &ChurnVariant) -> Option<String> {
     ))
 }
 
-/// Lower quartile, median, upper quartile; `None` of none.
-pub(crate) fn quartiles(values: &[f64]) -> Option<(f64, f64, f64)> {
-    let mut sorted = values.to_vec();
-    sorted.sort_by(f64::total_cmp);
-    let at = |share: f64| {
-        let position = share * (sorted.len() - 1) as f64;
-        let (low, high) = (sorted[position.floor() as usize], sorted[position.ceil() as usize]);
-        low + (high - low) * position.fract()
-    };
-    Some((median(values).map(|_| at(0.25))?, at(0.5), at(0.75)))
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
 
     use super::*;
-
-    #[test]
-    fn quartiles_are_interpolated() {
-        assert_eq!(quartiles(&[1.0, 2.0, 3.0, 4.0, 5.0]), Some((2.0, 3.0, 4.0)));
-        assert_eq!(quartiles(&[1.0, 2.0]), Some((1.25, 1.5, 1.75)));
-        assert_eq!(quartiles(&[]), None);
-    }
 
     fn variant(pool: &str, server: &str, hits: u64, rate: f64) -> ChurnVariant {
         let pools = json!({"block_hits": hits, "block_misses": 100 - hits, "stale": 7});

@@ -19,8 +19,8 @@ use plimsoll_kernel::machine::Machine;
 use plimsoll_kernel::meminfo::Meminfo;
 use plimsoll_kernel::windows::{Performance, TcpSettings};
 
-use crate::accept::wrap;
 use crate::results::{Doctor, Pinned};
+use crate::units::wrap;
 
 /// Kernel memory of an idle connection's server end with what watches it, in bytes: TCP socket,
 /// inode, file, directory entry and security blob 3,640, a poll of `io_uring` 256 (Linux 6.18,

@@ -19,9 +19,9 @@ use std::time::{Duration, Instant};
 
 use plimsoll::{Limits, Profile, Server};
 
-use crate::exchange::Exchange;
-use crate::load::client::{Client, Shared};
+use crate::experiments::load::client::{Client, Shared};
 use crate::results::Load;
+use crate::worker::exchange::Exchange;
 use crate::{Error, Lab, Result, units};
 
 pub use report::render_text;

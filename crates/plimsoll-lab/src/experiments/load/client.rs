@@ -13,7 +13,7 @@ use super::conversation::{Conversation, Heard};
 use super::histogram::Latencies;
 use super::keystream::Random;
 use super::{Options, Pace};
-use crate::exchange::Exchange;
+use crate::worker::exchange::Exchange;
 
 /// Connects in flight at once: less than any accept queue that is worth loading.
 const CONNECTING: u32 = 100;
@@ -234,7 +234,7 @@ impl Client {
     }
 
     fn server_cpu(&self) -> Option<Duration> {
-        crate::family::cpu_time(self.options.server_pid?)
+        crate::observe::family::cpu_time(self.options.server_pid?)
     }
 
     fn sample(&mut self, now: Nanos, start: Nanos) {

@@ -1,0 +1,4 @@
+//! Judgements of results: assertions, and comparisons of two results.
+
+pub mod assertion;
+pub mod compare;

@@ -1,0 +1,3 @@
+//! Everything that reads the system during an experiment. Nothing here judges.
+
+pub(crate) mod family;
