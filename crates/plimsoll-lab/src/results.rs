@@ -92,8 +92,10 @@ pub enum StoppedBy {
     Memory,
     /// The kernel's budget for TCP memory (`net.ipv4.tcp_mem`).
     TcpMem,
-    /// A control group's limit.
+    /// The memory limit of a control group.
     Cgroup,
+    /// The limit on processes and threads: of a control group, of a user, or of the machine.
+    Pids,
     /// Locked or pinned pages.
     LockedPages,
     /// The connection tracking table.
@@ -104,10 +106,18 @@ pub enum StoppedBy {
     Refused,
     /// The server's own limit: it accepted and closed, or left clients waiting in its backlog.
     ServerLimit,
+    /// The server ended: it crashed, was killed, or went away.
+    ServerEnded,
+    /// The server closes connections that say nothing for a while.
+    IdleTimeout,
     /// No answer in time, and no evidence of anything else.
     Timeout,
     /// What was asked for was reached.
     Limit,
+    /// Ctrl-C, SIGINT or SIGTERM.
+    Interrupted,
+    /// Something stopped it, and no counter that was read tells what.
+    Unknown,
 }
 
 impl StoppedBy {
@@ -120,13 +130,18 @@ impl StoppedBy {
             Self::Memory => "memory",
             Self::TcpMem => "tcp_mem",
             Self::Cgroup => "cgroup",
+            Self::Pids => "pids",
             Self::LockedPages => "locked_pages",
             Self::Conntrack => "conntrack",
             Self::Cpu => "cpu",
             Self::Refused => "refused",
             Self::ServerLimit => "server_limit",
+            Self::ServerEnded => "server_ended",
+            Self::IdleTimeout => "idle_timeout",
             Self::Timeout => "timeout",
             Self::Limit => "limit",
+            Self::Interrupted => "interrupted",
+            Self::Unknown => "unknown",
         }
     }
 }

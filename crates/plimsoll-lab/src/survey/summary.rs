@@ -297,7 +297,16 @@ fn fix(stopped: StoppedBy, doctor: Option<&Doctor>) -> Option<String> {
         StoppedBy::ServerLimit | StoppedBy::Refused => {
             return Some("raise the server's own limit on connections".to_owned());
         }
-        StoppedBy::Cpu | StoppedBy::Timeout | StoppedBy::Limit => return None,
+        StoppedBy::Pids => ("pids", "raise pids.max of the control group, or `ulimit -u`"),
+        StoppedBy::IdleTimeout => {
+            return Some("raise the server's time limit for idle connections".to_owned());
+        }
+        StoppedBy::Cpu
+        | StoppedBy::ServerEnded
+        | StoppedBy::Timeout
+        | StoppedBy::Limit
+        | StoppedBy::Interrupted
+        | StoppedBy::Unknown => return None,
     };
     let known =
         doctor.and_then(|doctor| doctor.checks.iter().find(|check| check.name.contains(name)));
