@@ -11,9 +11,14 @@
 //! blocks, operations in flight, descriptors, kernel memory. On the way no limit may be passed, and
 //! each byte that a peer gets back must be the right one.
 //!
+//! The long tests are ignored by `cargo test`, and run in a profile of their own:
+//!
 //! ```text
-//! PLIMSOLL_SEEDS=10000 PLIMSOLL_STEPS=10000 cargo test --release -p plimsoll --lib simulated_seeds
-//! PLIMSOLL_SEED=17 PLIMSOLL_STEPS=2000 cargo test -p plimsoll --lib simulated_seeds     # one again
+//! cargo test --profile simulation -p plimsoll --lib -- --ignored     # all of them
+//! PLIMSOLL_SEEDS=10000 PLIMSOLL_STEPS=10000 \
+//!   cargo test --profile simulation -p plimsoll --lib simulated_seeds -- --ignored
+//! PLIMSOLL_SEED=17 PLIMSOLL_STEPS=2000 \
+//!   cargo test -p plimsoll --lib simulated_seeds -- --ignored        # one seed again
 //! ```
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -32,7 +37,7 @@ mod ship;
 mod stale;
 mod sweep;
 
-/// Without the environment's word: some seconds of a build for debugging.
+/// What is run unless the environment says otherwise.
 const SEEDS: u64 = 400;
 const STEPS: u64 = 2000;
 
@@ -113,7 +118,16 @@ impl Log {
     }
 }
 
+/// In every `cargo test`: the first seeds, for less than a second.
 #[test]
+fn simulated_first_seeds() {
+    if let Err(seed) = voyages(0..16, 1000) {
+        panic!("seed {seed}\n{:#?}", Plan::of(seed));
+    }
+}
+
+#[test]
+#[ignore = "long: cargo test --profile simulation -p plimsoll --lib -- --ignored"]
 fn simulated_seeds() {
     let steps = number("PLIMSOLL_STEPS").unwrap_or(STEPS);
     let most = number("PLIMSOLL_SEEDS").unwrap_or(SEEDS);
@@ -125,16 +139,16 @@ fn simulated_seeds() {
     let rate = (count * steps) as f64 / seconds;
     eprintln!("{count} seeds of {steps} steps in {seconds:.1} s, {rate:.0} steps/s: {log:?}");
     if let Err(seed) = log {
-        let profile = if cfg!(debug_assertions) { "" } else { " --release" };
         panic!(
-            "replay: PLIMSOLL_SEED={seed} PLIMSOLL_STEPS={steps} cargo test{profile} -p plimsoll \
-             --lib simulated_seeds\n{:#?}",
+            "replay: PLIMSOLL_SEED={seed} PLIMSOLL_STEPS={steps} cargo test --profile simulation \
+             -p plimsoll --lib simulated_seeds -- --ignored\n{:#?}",
             Plan::of(seed)
         );
     }
 }
 
 #[test]
+#[ignore = "long: cargo test --profile simulation -p plimsoll --lib -- --ignored"]
 fn simulated_equal_seeds_make_equal_voyages() {
     for seed in 0..24 {
         assert_eq!(voyage(seed, 1000), voyage(seed, 1000), "seed {seed}");

@@ -1,10 +1,11 @@
 //! What the engine's tests share.
 
-#![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(dead_code, reason = "each program and system uses a part of it")]
 
 use plimsoll::{Choice, Profile};
 
 pub(crate) mod log;
+pub(crate) mod own_process;
 
 /// The drivers of this system.
 pub(crate) fn drivers() -> Vec<Choice> {

@@ -60,6 +60,7 @@ fn in_every_order(run: fn()) {
 /// An acceptor that sleeps whenever there is no permit, and two shards whose connections end. A
 /// wake-up that is lost leaves it asleep, with nobody to wake it.
 #[test]
+#[ignore = "long: cargo test --profile simulation -p plimsoll --lib -- --ignored"]
 fn a_starved_acceptor_is_woken() {
     in_every_order(|| {
         const CONNECTIONS: usize = 5;
@@ -86,6 +87,7 @@ fn a_starved_acceptor_is_woken() {
 
 /// An acceptor that is short of descriptors goes on as soon as a connection has ended.
 #[test]
+#[ignore = "long: cargo test --profile simulation -p plimsoll --lib -- --ignored"]
 fn a_watching_acceptor_hears_of_the_next_release() {
     in_every_order(|| {
         let doorbell = Arc::new(Doorbell::default());
@@ -107,6 +109,7 @@ fn a_watching_acceptor_hears_of_the_next_release() {
 
 /// Even where several threads take, no more are out than there are, and none is lost.
 #[test]
+#[ignore = "long: cargo test --profile simulation -p plimsoll --lib -- --ignored"]
 fn the_limit_is_never_passed() {
     in_every_order(|| {
         let ledger = Arc::new(Ledger::new(2, 3, Arc::new(Doorbell::default())));

@@ -392,6 +392,7 @@ impl Run {
 }
 
 #[test]
+#[ignore = "long: cargo test --profile simulation -p plimsoll --lib -- --ignored"]
 fn the_contract_holds_for_many_seeds() {
     let (mut completions, mut events) = (0, 0);
     for seed in 0..400 {
@@ -409,6 +410,7 @@ fn the_contract_holds_for_many_seeds() {
 }
 
 #[test]
+#[ignore = "long: cargo test --profile simulation -p plimsoll --lib -- --ignored"]
 fn equal_seeds_make_equal_runs() {
     let run = |seed| {
         let mut run = Run::new(SimOptions { record: true, ..SimOptions::stormy(seed) });

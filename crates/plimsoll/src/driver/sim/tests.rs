@@ -161,6 +161,7 @@ fn the_suite_holds_on_a_windows_workstation() {
 
 /// Every behaviour holds in whatever network, with whatever order of completions.
 #[test]
+#[ignore = "long: cargo test --profile simulation -p plimsoll --lib -- --ignored"]
 fn the_suite_holds_for_many_seeds() {
     for (name, behaviour) in suite::all::<SimWorld>() {
         // The one with a thousand cycles needs no more of them.

@@ -118,6 +118,7 @@ impl Course {
 
 /// Every line of [`POSSIBLE`], at the first, second, … last use of its operation.
 #[test]
+#[ignore = "long: cargo test --profile simulation -p plimsoll --lib -- --ignored"]
 fn simulated_every_failure_at_every_point() {
     let mut work = Vec::new();
     for course in COURSES {

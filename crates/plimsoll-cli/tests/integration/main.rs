@@ -1,0 +1,27 @@
+//! The command as its users run it. All tests are one program, which is linked once.
+
+#[cfg(unix)]
+mod common;
+
+#[cfg(target_os = "linux")]
+mod churn;
+#[cfg(target_os = "linux")]
+mod command;
+#[cfg(target_os = "linux")]
+mod errors_and_interrupts;
+#[cfg(target_os = "linux")]
+mod limits;
+#[cfg(target_os = "linux")]
+mod pressure;
+#[cfg(target_os = "linux")]
+mod real_servers;
+#[cfg(target_os = "linux")]
+mod serve;
+#[cfg(target_os = "linux")]
+mod serve_restricted;
+
+#[cfg(unix)]
+mod wine;
+
+#[cfg(windows)]
+mod windows;
