@@ -4,6 +4,7 @@
 #![allow(unsafe_code, reason = "thin wrappers around libc, one call each")]
 
 pub mod child;
+pub mod tun;
 
 use std::io;
 use std::mem;

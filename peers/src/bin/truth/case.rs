@@ -105,8 +105,10 @@ pub(crate) enum Place {
     NamespaceSetting(&'static str, &'static str),
     /// Rules for nft(8) in that namespace; `{port}` is the server's.
     Firewall(&'static [&'static str]),
-    /// The server is in another network namespace, reached over a veth pair, and `plimsoll`
-    /// in a namespace of processes that it is not in.
+    /// `plimsoll` is in a namespace of processes that the server is not in.
+    HiddenProcess,
+    /// So it is, and the server is in another network namespace, behind a wire that takes
+    /// 5 ms each way.
     HiddenServer,
     /// The server's control group may use so much memory, in bytes. At the limit the kernel
     /// kills, or (`false`) has the server wait.

@@ -32,7 +32,20 @@ impl Row {
         self.findings.iter().map(|finding| finding.seconds).sum()
     }
 
-    /// The row, and a block for each wrong verdict.
+    /// The first run with each wrong verdict, and how many runs had the same.
+    fn kinds_of_wrong(&self) -> Vec<(&Finding, usize)> {
+        let mut kinds: Vec<(&Finding, usize)> = Vec::new();
+        for finding in self.findings.iter().filter(|finding| !finding.complaints.is_empty()) {
+            let verdict = finding.outcome.verdict();
+            match kinds.iter_mut().find(|(first, _)| first.outcome.verdict() == verdict) {
+                Some((_, count)) => *count += 1,
+                None => kinds.push((finding, 1)),
+            }
+        }
+        kinds
+    }
+
+    /// The row, and a block for each kind of wrong verdict.
     pub(crate) fn text(&self) -> String {
         let case = &self.case;
         let count = match &self.skipped {
@@ -50,9 +63,10 @@ impl Row {
         if let Some(reason) = &self.skipped {
             let _ = writeln!(text, "    skipped: {reason}");
         }
-        for finding in self.findings.iter().filter(|finding| !finding.complaints.is_empty()) {
+        for (finding, count) in self.kinds_of_wrong() {
             let outcome = &finding.outcome;
-            let _ = writeln!(text, "    WRONG: {}", outcome.verdict());
+            let times = if count > 1 { format!(" × {count}, for example") } else { String::new() };
+            let _ = writeln!(text, "    WRONG: {}{times}", outcome.verdict());
             let _ = writeln!(text, "      because: {}", finding.complaints.join("; "));
             let (what, words) = match outcome.evidence() {
                 Some(evidence) => ("evidence", evidence),

@@ -1,7 +1,7 @@
 //! Negative controls: a limit that is present and does not bind is never named.
 
 use crate::case::{Case, Kind, OnLimit, Place};
-use crate::judge::Check::{self, AccountAddsUp, Between, Exit, Stopped};
+use crate::judge::Check::{self, AccountAddsUp, Between, Exit, NoDocument, Says, Stopped};
 
 const ASK_1000: &[&str] = &["capacity", "--connections", "1000", "--timeout", "5s"];
 const PROBE_1000: &[&str] = &["capacity", "--connections", "1000", "--timeout", "5s", "--probe"];
@@ -118,6 +118,22 @@ pub(super) const CASES: &[Case] = &[
         ],
         command: &["capacity", "--connections", "1000", "--sources", "127.0.0.1/32"],
         expected: LIMIT,
+        ..Case::PLAIN
+    },
+    Case {
+        name: "control-closes-at-once",
+        provokes: "a server that takes no connection at all: nothing can be measured",
+        server: Some(&["--max-connections", "0", "--beyond", "close"]),
+        command: ASK_1000,
+        expected: &[&[Exit(&[4]), NoDocument, Says(&["close"])]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "control-never-answers",
+        provokes: "a server that accepts and answers nothing, probed",
+        server: Some(&["--stall", "0:60s"]),
+        command: &["capacity", "--connections", "1000", "--timeout", "1s", "--probe"],
+        expected: &[&[Exit(&[4]), NoDocument, Says(&["answer"])]],
         ..Case::PLAIN
     },
     Case {

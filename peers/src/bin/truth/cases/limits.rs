@@ -161,7 +161,11 @@ pub(super) const CASES: &[Case] = &[
         name: "memory-guard",
         provokes: "more memory in use than --stop-before 1 allows",
         command: &["capacity", "--connections", "1000", "--stop-before", "1"],
-        expected: &[&[Exit(DONE), Stopped(&[("memory", Some("both"))]), Says(&["memory"])]],
+        expected: &[&[
+            Exit(DONE),
+            Stopped(&[("memory", Some("both"))]),
+            Says(&["memory", "MemAvailable"]),
+        ]],
         ..Case::PLAIN
     },
     Case {

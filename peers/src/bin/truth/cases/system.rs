@@ -2,7 +2,7 @@
 //! server whose side cannot be seen.
 
 use crate::case::{Case, Kind, Place};
-use crate::judge::Check::{Between, Exit, Null, NullInEach, Says, Stopped, Within};
+use crate::judge::Check::{AccountAddsUp, Between, Exit, Null, NullInEach, Says, Stopped, Within};
 
 const TABLE: &str = "add table inet truth";
 const CHAIN: &str = "add chain inet truth input { type filter hook input priority 0 ; }";
@@ -74,7 +74,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "hidden-capacity",
-        provokes: "500 connections, behind a veth pair, its process not seen",
+        provokes: "500 connections, 5 ms away, its process not seen",
         places: &[Place::HiddenServer],
         server: Some(&["--max-connections", "500", "--beyond", "close"]),
         command: &["capacity", "--connections", "1000", "--timeout", "1s"],
@@ -90,15 +90,54 @@ pub(super) const CASES: &[Case] = &[
         ..Case::PLAIN
     },
     Case {
+        name: "hidden-full",
+        provokes: "a server 5 ms away accepts no more than 500, its process not seen",
+        places: &[Place::HiddenServer],
+        server: Some(&["--max-connections", "500", "--beyond", "silence", "--backlog", "64"]),
+        command: &["capacity", "--connections", "1000", "--timeout", "2s"],
+        // From outside, connects that nobody answers are all there is to see.
+        expected: &[&[
+            Exit(&[0]),
+            Stopped(&[
+                ("timeout", None),
+                ("server_limit", Some("server")),
+                ("queue_full", Some("server")),
+            ]),
+            Says(&["retrans", "sent again"]),
+            Null("/user_bytes_per_connection"),
+            Null("/kernel_bytes_per_connection"),
+            NullInEach("/samples", "queued"),
+            Within(20.0),
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "hidden-process",
+        provokes: "500 connections, its listener seen and its process not",
+        places: &[Place::Namespace, Place::HiddenProcess],
+        server: Some(&["--max-connections", "500", "--beyond", "silence"]),
+        command: &["capacity", "--connections", "1000", "--timeout", "1s"],
+        expected: &[&[
+            Exit(&[0]),
+            Stopped(&[("server_limit", Some("server"))]),
+            Between("/alive", 490.0, 500.0),
+            Null("/user_bytes_per_connection"),
+            NullInEach("/samples", "server_rss_bytes"),
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
         name: "hidden-load",
-        provokes: "load on a server behind a veth pair, its process not seen",
+        provokes: "load on a server 5 ms away, its process not seen",
         places: &[Place::HiddenServer],
         command: &["load", "--connections", "20", "--rate", "500", "--duration", "1s"],
         expected: &[&[
             Exit(&[0]),
             Stopped(&[("limit", None)]),
             Null("/server_cpu_us_per_message"),
-            Between("/answered", 500.0, 500.0),
+            Between("/answered", 495.0, 500.0),
+            AccountAddsUp,
+            Between("/latency_us/p50", 10_000.0, 30_000.0),
         ]],
         ..Case::PLAIN
     },

@@ -9,8 +9,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
 use plimsoll_peers::sys::child;
+use plimsoll_peers::sys::tun::Wire;
 
 use crate::case::{Case, OnLimit, Place};
 use crate::{Halt, Result};
@@ -20,11 +22,11 @@ use setting::Setting;
 
 /// The user and group `nobody`, of all systems that name them.
 const NOBODY: u32 = 65534;
-/// The ends of the veth pair.
+/// The ends of the wire to a hidden server.
 const NEAR: &str = "10.83.0.1";
 const FAR: Ipv4Addr = Ipv4Addr::new(10, 83, 0, 2);
-/// How long everything waits in the veth pair, each way.
-const DELAY: &str = "5ms";
+/// How long a packet takes on it.
+const DELAY: Duration = Duration::from_millis(5);
 
 /// The conditions of a case, in force until this is dropped.
 pub(crate) struct Surroundings {
@@ -35,7 +37,8 @@ pub(crate) struct Surroundings {
     /// Where it is another one than the server's.
     client_network: Option<Network>,
     groups: Vec<Cgroup>,
-    remarks: Vec<String>,
+    /// Between the two.
+    wire: Option<Wire>,
 }
 
 impl Surroundings {
@@ -47,7 +50,7 @@ impl Surroundings {
             server_network: None,
             client_network: None,
             groups: Vec::new(),
-            remarks: Vec::new(),
+            wire: None,
         };
         for place in case.places {
             match place {
@@ -62,6 +65,7 @@ impl Surroundings {
                 }
                 Place::GivenPid
                 | Place::UnprivilegedServer
+                | Place::HiddenProcess
                 | Place::Firewall(_)
                 | Place::ClientDescriptors(_)
                 | Place::MachineSetting(..)
@@ -77,11 +81,7 @@ impl Surroundings {
 
     fn hide_server(&mut self) -> Result<()> {
         let (server, client) = (Network::new()?, Network::new()?);
-        client.join(NEAR, &server, &FAR.to_string())?;
-        // The kernel may be built without it; what is hidden is hidden without a delay, too.
-        if let Err(halt) = client.delay("near", DELAY).and_then(|()| server.delay("far", DELAY)) {
-            self.remarks.push(format!("the link has no delay ({halt})"));
-        }
+        self.wire = Some(client.join(NEAR, &server, &FAR.to_string(), DELAY)?);
         self.server_network = Some(server);
         self.client_network = Some(client);
         Ok(())
@@ -112,7 +112,7 @@ impl Surroundings {
         for group in &self.groups {
             group.enter(command)?;
         }
-        if self.places.iter().any(|place| matches!(place, Place::UnprivilegedServer)) {
+        if self.has(|place| matches!(place, Place::UnprivilegedServer)) {
             command.uid(NOBODY).gid(NOBODY);
         }
         Ok(())
@@ -143,7 +143,9 @@ impl Surroundings {
 
     /// The command that runs `plimsoll` under these conditions, without arguments.
     pub(crate) fn client(&self, plimsoll: &Path) -> Command {
-        let mut command = if self.client_network.is_some() {
+        let mut command = if self
+            .has(|place| matches!(place, Place::HiddenServer | Place::HiddenProcess))
+        {
             // Ids of its own, and a /proc that shows only those.
             let mut command = Command::new("unshare");
             command.args(["--pid", "--fork", "--kill-child", "--mount-proc", "--"]).arg(plimsoll);
@@ -164,12 +166,16 @@ impl Surroundings {
 
     /// Whether `plimsoll` is told the server's process.
     pub(crate) fn gives_pid(&self) -> bool {
-        self.places.iter().any(|place| matches!(place, Place::GivenPid))
+        self.has(|place| matches!(place, Place::GivenPid))
+    }
+
+    fn has(&self, is_it: impl Fn(&Place) -> bool) -> bool {
+        self.places.iter().any(is_it)
     }
 
     /// What the kernel says of these conditions now, to stand beside a wrong verdict.
     pub(crate) fn seen(&self) -> Vec<String> {
-        let mut seen = self.remarks.clone();
+        let mut seen = Vec::new();
         for group in &self.groups {
             for file in ["memory.failcnt", "memory.oom_control", "pids.current", "pids.events"] {
                 let words = group.words(file);

@@ -1,11 +1,13 @@
 //! Network namespaces of our own. They are held by a descriptor alone, so that the kernel
 //! removes them however this program ends.
 
-use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::time::Duration;
 
 use plimsoll_peers::sys::child;
+use plimsoll_peers::sys::tun::Wire;
 
 use crate::{Halt, Result};
 
@@ -50,21 +52,20 @@ impl Network {
         self.run("sh", &["-c", "printf %s \"$1\" >\"$2\"", "sh", value, &file])
     }
 
-    /// Joins the two by a pair of interfaces, and gives each end an address.
-    pub(crate) fn join(&self, here: &str, other: &Self, there: &str) -> Result<()> {
-        // A path names a namespace that has no name.
-        let path = format!("/proc/{}/fd/{}", std::process::id(), other.0.as_raw_fd());
-        let pair = ["link", "add", "near", "type", "veth", "peer", "name", "far", "netns", &path];
-        self.run("ip", &pair)?;
-        for (network, device, address) in [(self, "near", here), (other, "far", there)] {
-            network.run("ip", &["address", "add", &format!("{address}/24"), "dev", device])?;
-            network.run("ip", &["link", "set", device, "up"])?;
+    /// Joins the two by a wire on which every packet takes `delay`, and gives each end an address.
+    pub(crate) fn join(
+        &self,
+        here: &str,
+        other: &Self,
+        there: &str,
+        delay: Duration,
+    ) -> Result<Wire> {
+        let wire = Wire::join(&self.0, &other.0, c"wire", delay)
+            .map_err(|error| Halt::skip(format!("no TUN interfaces of our own: {error}")))?;
+        for (network, address) in [(self, here), (other, there)] {
+            network.run("ip", &["address", "add", &format!("{address}/24"), "dev", "wire"])?;
+            network.run("ip", &["link", "set", "wire", "up"])?;
         }
-        Ok(())
-    }
-
-    /// Has everything that leaves through `device` wait.
-    pub(crate) fn delay(&self, device: &str, time: &str) -> Result<()> {
-        self.run("tc", &["qdisc", "add", "dev", device, "root", "netem", "delay", time])
+        Ok(wire)
     }
 }
