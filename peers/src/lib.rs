@@ -9,11 +9,15 @@
 //! - [`peer`]: the flags that all peers share, and their listener.
 //! - [`buffer_ring`]: the provided buffers of `peer-ring`.
 //! - [`sys`]: the few system calls that the standard library does not offer.
+//! - [`units`]: times and sizes on command lines.
 //!
-//! The peers themselves are binaries: `peer-epoll`, `peer-ring`, `peer-tokio`.
+//! The peers themselves are binaries: `peer-epoll`, `peer-ring`, `peer-tokio`. So are
+//! `faulty`, an echo server with faults on purpose, and `truth`, which provokes limits
+//! with it and checks what `plimsoll` says of them.
 
 pub mod buffer_ring;
 pub mod peer;
 pub mod rank;
 pub mod sys;
+pub mod units;
 pub mod verifier;

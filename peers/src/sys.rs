@@ -3,12 +3,13 @@
 
 #![allow(unsafe_code, reason = "thin wrappers around libc, one call each")]
 
+pub mod child;
+pub mod tun;
+
 use std::io;
 use std::mem;
 use std::net::SocketAddrV4;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 use std::time::Duration;
 
 /// Restricts the calling thread to one CPU.
@@ -72,6 +73,37 @@ pub fn raise_descriptor_limit() -> io::Result<()> {
         limit.rlim_cur = limit.rlim_max;
         check(libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit)).map(drop)
     }
+}
+
+/// Lowers the soft and the hard limit of open descriptors.
+///
+/// # Errors
+/// `EPERM` when `limit` is above the hard limit and this process is not privileged.
+pub fn lower_descriptor_limit(limit: u64) -> io::Result<()> {
+    let limit = libc::rlimit { rlim_cur: limit, rlim_max: limit };
+    // SAFETY: the kernel reads one rlimit.
+    check(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }).map(drop)
+}
+
+/// Processor time that the calling thread has used.
+///
+/// # Panics
+/// When the kernel has no such clock; every Linux since 2.6.12 has it.
+pub fn thread_cpu_time() -> Duration {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the kernel writes one timespec.
+    let code = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    assert_eq!(code, 0, "a thread has a clock of its processor time");
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Sends a signal to this process itself.
+///
+/// # Errors
+/// `EINVAL` when there is no such signal.
+pub fn signal_self(signal: i32) -> io::Result<()> {
+    // SAFETY: takes two integers; this process exists.
+    check(unsafe { libc::kill(libc::getpid(), signal) }).map(drop)
 }
 
 /// Sets `TCP_NODELAY`. On a listener, Linux copies it to what it accepts.
@@ -270,27 +302,6 @@ impl Epoll {
 
 /// An empty event, to fill the array that [`Epoll::wait`] writes into.
 pub const NO_EVENT: libc::epoll_event = libc::epoll_event { events: 0, u64: 0 };
-
-/// Makes the child that this command starts run on one CPU, and die when the
-/// thread that started it dies.
-pub fn bind_child(command: &mut Command, cpu: usize) {
-    let parent = std::process::id();
-    let prepare = move || {
-        // SAFETY: takes integers only; no memory of ours is involved.
-        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
-        // The parent may have died before the line above; nobody would tell us.
-        if std::os::unix::process::parent_id() != parent {
-            return Err(io::Error::from_raw_os_error(libc::ESRCH));
-        }
-        pin(cpu)
-    };
-    // SAFETY: the closure only makes system calls (prctl, getppid,
-    // sched_setaffinity) and builds errors from numbers: nothing that
-    // allocates or takes a lock between fork and exec.
-    unsafe {
-        command.pre_exec(prepare);
-    }
-}
 
 /// Sends a signal to a child that has not been waited for.
 ///

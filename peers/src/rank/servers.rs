@@ -84,7 +84,7 @@ impl Server {
         let mut command = Command::new(&program);
         command.args(arguments).stdin(Stdio::null());
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
-        sys::bind_child(&mut command, cpu);
+        sys::child::bind_child(&mut command, cpu);
         let mut child = command.spawn().map_err(|error| {
             Failure::Server(format!("{name}: cannot start {}: {error}", program.display()))
         })?;

@@ -33,7 +33,7 @@ impl Server {
             .stdin(Stdio::null())
             .stdout(Stdio::piped());
         if let Some(cpu) = cpu {
-            sys::bind_child(&mut command, cpu);
+            sys::child::bind_child(&mut command, cpu);
         }
         let mut child = command.spawn().map_err(|error| {
             format!("cannot start {}: {error}; build it, or name it with --server", options.server)

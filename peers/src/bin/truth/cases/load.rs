@@ -1,0 +1,216 @@
+//! Load: what holds it back, and the account of its messages.
+
+use std::time::Duration;
+
+use crate::case::{Case, Event, Kind};
+use crate::judge::Check::{AccountAddsUp, AtLeast, Between, Exit, Partial, Says, Stopped};
+
+pub(super) const CASES: &[Case] = &[
+    Case {
+        name: "load-client-cpu",
+        provokes: "batches of 256 tiny messages: the generator's core is full",
+        command: &[
+            "load",
+            "--connections",
+            "20",
+            "--depth",
+            "256",
+            "--size",
+            "16",
+            "--duration",
+            "2s",
+        ],
+        expected: &[&[
+            Exit(&[0]),
+            Stopped(&[("cpu", Some("client"))]),
+            AtLeast("/client_cpu_us_per_message", 0.001),
+            AccountAddsUp,
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-server-cpu",
+        provokes: "200 µs of CPU per message: the server's core is full",
+        server: Some(&["--reply-cpu", "200us"]),
+        command: &["load", "--connections", "20", "--duration", "2s"],
+        expected: &[&[
+            Exit(&[0]),
+            Stopped(&[("cpu", Some("server"))]),
+            Says(&["cpu", "processor", "core"]),
+            Between("/server_cpu_us_per_message", 190.0, 400.0),
+            AccountAddsUp,
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-server-cpu-open",
+        provokes: "the same at a rate of 10,000/s, twice what it can",
+        kind: Kind::Long,
+        server: Some(&["--reply-cpu", "200us"]),
+        command: &[
+            "load",
+            "--connections",
+            "20",
+            "--rate",
+            "10000",
+            "--duration",
+            "2s",
+            "--timeout",
+            "10s",
+        ],
+        expected: &[&[
+            Exit(&[0]),
+            Stopped(&[("cpu", Some("server"))]),
+            Between("/due", 20_000.0, 20_000.0),
+            AccountAddsUp,
+            Between("/lost", 0.0, 0.0),
+            Between("/late", 1.0, 20_000.0),
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-killed",
+        provokes: "server killed 1 s into a load of 3 s, closed loop",
+        command: &["load", "--connections", "20", "--duration", "3s", "--timeout", "1s"],
+        event: Some(KILL_LATER),
+        expected: &[&[
+            Exit(&[5]),
+            Stopped(&[("server_ended", Some("server"))]),
+            AtLeast("/messages", 1.0),
+            AccountAddsUp,
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-killed-open",
+        provokes: "server killed 1 s into a load of 3 s, 1,000/s",
+        command: &[
+            "load",
+            "--connections",
+            "20",
+            "--rate",
+            "1000",
+            "--duration",
+            "3s",
+            "--timeout",
+            "1s",
+        ],
+        event: Some(KILL_LATER),
+        expected: &[&[
+            Exit(&[5]),
+            Stopped(&[("server_ended", Some("server"))]),
+            Between("/due", 3000.0, 3000.0),
+            Between("/answered", 300.0, 2500.0),
+            Between("/lost", 500.0, 2700.0),
+            AccountAddsUp,
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-keepalive",
+        provokes: "server closes each connection after 100 replies",
+        server: Some(&["--close-after-replies", "100"]),
+        command: &["load", "--connections", "20", "--duration", "2s"],
+        expected: &[&[
+            Exit(&[0]),
+            AtLeast("/reconnects", 10.0),
+            Between("/duration", 1.9, 3.0),
+            Between("/corrupt", 0.0, 0.0),
+            Between("/lost", 0.0, 0.0),
+            AccountAddsUp,
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-keepalive-open",
+        provokes: "the same at a rate of 2,000/s",
+        server: Some(&["--close-after-replies", "100"]),
+        command: &["load", "--connections", "5", "--rate", "2000", "--duration", "2s"],
+        expected: &[&[
+            Exit(&[0]),
+            AtLeast("/reconnects", 10.0),
+            Between("/due", 4000.0, 4000.0),
+            Between("/lost", 0.0, 0.0),
+            AccountAddsUp,
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-stall",
+        provokes: "server stalls from 1 s for 10 s; 1,000/s for 3 s, --timeout 1s",
+        server: Some(&["--stall", "1s:10s"]),
+        command: &["load", "--rate", "1000", "--duration", "3s", "--timeout", "1s"],
+        expected: &[&[
+            Exit(&[5]),
+            Between("/due", 3000.0, 3000.0),
+            Between("/answered", 300.0, 1500.0),
+            Between("/lost", 1500.0, 2700.0),
+            AccountAddsUp,
+            // Two thirds of the messages were waited for in vain, for 1 s at least.
+            AtLeast("/latency_us/p50", 990_000.0),
+            AtLeast("/latency_us/p99", 2_500_000.0),
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-pauses",
+        provokes: "server pauses 300 ms in each second; 1,000/s for 3 s",
+        server: Some(&["--pause-every", "700ms:300ms"]),
+        command: &["load", "--rate", "1000", "--duration", "3s"],
+        expected: &[&[
+            Exit(&[0]),
+            Between("/due", 3000.0, 3000.0),
+            Between("/lost", 0.0, 0.0),
+            AccountAddsUp,
+            Between("/latency_us/max", 270_000.0, 900_000.0),
+            Between("/latency_us/p90", 100_000.0, 900_000.0),
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-overrun",
+        provokes: "server answers 1,500/s, 3,000/s asked for 2 s",
+        server: Some(&["--rate", "1500"]),
+        command: &["load", "--rate", "3000", "--duration", "2s", "--timeout", "10s"],
+        expected: &[&[
+            Exit(&[0]),
+            Between("/due", 6000.0, 6000.0),
+            Between("/answered", 2000.0, 3300.0),
+            Between("/late", 2700.0, 4000.0),
+            Between("/lost", 0.0, 0.0),
+            AccountAddsUp,
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-open-loop",
+        provokes: "20/s against a server that answers at once",
+        command: &["load", "--rate", "20", "--duration", "2s", "--connections", "5"],
+        expected: &[&[
+            Exit(&[0]),
+            Stopped(&[("limit", None)]),
+            Between("/due", 40.0, 40.0),
+            Between("/answered", 40.0, 40.0),
+            AccountAddsUp,
+            // The distance between two messages is 50 ms.
+            Between("/latency_us/p50", 1.0, 10_000.0),
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-interrupted",
+        provokes: "plimsoll interrupted 1 s into a load of 10 s",
+        command: &["load", "--connections", "20", "--duration", "10s"],
+        event: Some(Event::InterruptPlimsoll(Duration::from_secs(1))),
+        expected: &[&[
+            Exit(&[130]),
+            Partial,
+            Stopped(&[("interrupted", None)]),
+            AtLeast("/messages", 1.0),
+        ]],
+        ..Case::PLAIN
+    },
+];
+
+/// Listener, epoll, three standard streams, and most of 20 connections.
+const KILL_LATER: Event = Event::KillServer { descriptors: 15, delay: Duration::from_secs(1) };
