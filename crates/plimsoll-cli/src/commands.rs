@@ -105,6 +105,7 @@ impl Session {
                     ),
                 ));
             }
+            assertion.check(command)?;
         }
         let destination = output.output.as_deref().map(Destination::check).transpose()?;
         let executable = std::env::current_exe().map_err(|error| {

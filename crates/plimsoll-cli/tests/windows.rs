@@ -3,6 +3,9 @@
 
 #![cfg(windows)]
 
+#[path = "common/schema.rs"]
+mod schema;
+
 use std::io::{BufRead as _, BufReader};
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -33,6 +36,7 @@ fn result(arguments: &[&str]) -> Value {
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {message}");
     let mut document: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    schema::assert_valid(&document);
     document["result"].take()
 }
 
