@@ -15,6 +15,7 @@ pub mod checks;
 pub mod embedded;
 pub mod evidence;
 pub mod experiments;
+pub mod observe;
 pub mod report;
 pub mod results;
 pub mod survey;
@@ -24,7 +25,6 @@ pub mod worker;
 mod errno;
 mod error;
 mod lab;
-mod observe;
 mod statistics;
 mod sys;
 
