@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use plimsoll_lab::checks::assertion::Assertion;
+use plimsoll_lab::results::TargetServer;
 use plimsoll_lab::worker::exchange::{Exchange, Payload, ReplyEnd};
 use plimsoll_lab::{Error, Result, units};
 
@@ -128,6 +129,11 @@ impl TargetArgs {
     /// The target's address; `None` for the embedded engine.
     pub(crate) fn address(&self) -> Result<Option<SocketAddr>> {
         self.target.as_deref().map(|text| resolve(text, self.allow_remote)).transpose()
+    }
+
+    /// The target as a document names it; `None` for the embedded engine.
+    pub(crate) fn server(&self) -> Result<Option<TargetServer>> {
+        Ok(self.address()?.map(|address| TargetServer::new(address, self.server_pid)))
     }
 }
 

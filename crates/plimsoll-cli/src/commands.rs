@@ -17,7 +17,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use plimsoll_lab::checks::assertion::{Assertion, Verdict};
-use plimsoll_lab::results::document::Start;
+use plimsoll_lab::results::document::{Heading, Start};
+use plimsoll_lab::results::{Document, TargetServer};
 use plimsoll_lab::{Error, Lab, Result};
 use serde::Serialize;
 use serde_json::Value;
@@ -82,7 +83,7 @@ fn log_to_stderr(output: &OutputArgs) {
 pub(crate) struct Session {
     /// What the experiment is given.
     pub(crate) lab: Lab,
-    command: &'static str,
+    heading: Heading,
     output: OutputArgs,
     destination: Option<Destination>,
     start: Start,
@@ -104,6 +105,7 @@ impl Session {
                     ),
                 ));
             }
+            assertion.check(command)?;
         }
         let destination = output.output.as_deref().map(Destination::check).transpose()?;
         let executable = std::env::current_exe().map_err(|error| {
@@ -117,7 +119,14 @@ impl Session {
             interrupted: interrupt::flag()?,
             executable,
         };
-        Ok(Self { lab, command, output, destination, start: Start::now() })
+        let heading = Heading::of_this_process(command);
+        Ok(Self { lab, heading, output, destination, start: Start::now() })
+    }
+
+    /// Names the server that is measured, for the document; `None` for the embedded engine.
+    pub(crate) fn measures(mut self, target: Option<TargetServer>) -> Self {
+        self.heading.target = target;
+        self
     }
 
     /// Prints and writes the result, judges the assertions, and gives the exit code. `holds` is
@@ -146,7 +155,7 @@ impl Session {
     ) -> Result<u8> {
         // The bar is taken down before the result is printed.
         self.lab.progress = Arc::new(plimsoll_lab::Quiet);
-        let document = self.start.document(self.command, result, partial);
+        let document = self.document(result, partial);
         let json = serde_json::to_value(&document).map_err(|error| {
             Error::incomplete(
                 format!("the result cannot be written as JSON: {error}"),
@@ -173,8 +182,8 @@ impl Session {
         Ok(if partial { interrupt::EXIT_CODE } else { code })
     }
 
-    /// When it started.
-    pub(crate) fn start(&self) -> Start {
-        self.start
+    /// The document of a result, as [`finish`](Self::finish) will write it.
+    pub(crate) fn document<T>(&self, result: T, partial: bool) -> Document<T> {
+        self.start.document(&self.heading, result, partial)
     }
 }

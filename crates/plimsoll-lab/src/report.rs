@@ -14,6 +14,7 @@ mod text;
 
 use askama::Template;
 
+use crate::advice::plan::amounts;
 use crate::results::{Check, Document, Finding, LoadLine, PlanLimit, Survey};
 use figures::Figure;
 
@@ -78,6 +79,7 @@ struct LimitView<'a> {
     available: String,
     ok: bool,
     fix: &'a str,
+    note: &'a str,
 }
 
 /// Renders a survey as one self-contained HTML page.
@@ -215,7 +217,10 @@ fn plan(survey: &Survey) -> Option<PlanView<'_>> {
         text::count(plan.source_addresses),
     );
     let limit = |limit: &'_ PlanLimit| -> (String, String) {
-        (text::count(limit.needed), text::known(limit.available, text::count))
+        let (needed, available, unit) = amounts(limit);
+        let with_unit = |amount: String| text::thin(format!("{amount} {unit}").trim_end());
+        let available = if limit.available.is_some() { with_unit(available) } else { available };
+        (with_unit(needed), available)
     };
     let limits = plan
         .limits
@@ -223,7 +228,8 @@ fn plan(survey: &Survey) -> Option<PlanView<'_>> {
         .map(|row| {
             let (needed, available) = limit(row);
             let fix = row.fix.as_deref().unwrap_or_default();
-            LimitView { name: &row.name, needed, available, ok: row.ok, fix }
+            let note = row.note.as_deref().unwrap_or_default();
+            LimitView { name: &row.name, needed, available, ok: row.ok, fix, note }
         })
         .collect();
     Some(PlanView { says, fits: plan.fits, limits })

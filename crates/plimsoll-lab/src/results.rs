@@ -39,6 +39,14 @@ pub struct Document<T> {
     pub schema: String,
     /// The command's name: `backlog`, `capacity`, …
     pub command: String,
+    /// The command line as it was given, without the program's name: `plimsoll` with these arguments
+    /// runs the same again. What is not UTF-8 is replaced by U+FFFD.
+    #[serde(default)]
+    pub arguments: Vec<String>,
+    /// The server that was measured; `None` for the embedded engine, and for commands that measure
+    /// no server.
+    #[serde(default)]
+    pub target: Option<TargetServer>,
     /// The version of the program that wrote it.
     pub version: String,
     /// When it started, RFC 3339 in UTC.
@@ -51,6 +59,18 @@ pub struct Document<T> {
     pub partial: bool,
     /// What was found.
     pub result: T,
+}
+
+/// The running server that a command was pointed at with `--target`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TargetServer {
+    /// Its address, as it was connected to: `IP:port`.
+    pub address: String,
+    /// Its process; `None` where it is not known.
+    pub pid: Option<u32>,
+    /// What the server says of itself (a banner, a `Server:` header), or else the name of its process;
+    /// `None` where neither is known.
+    pub name: Option<String>,
 }
 
 /// The machine a result was measured on.

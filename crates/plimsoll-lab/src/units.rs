@@ -94,10 +94,20 @@ pub fn parse_duration(text: &str) -> Result<Duration, BadUnit> {
     Ok(Duration::from_secs_f64(seconds))
 }
 
-/// Parses a count: `15000`, `15_000`, `15k`, `1M`. Multiples are powers of ten.
+/// Parses a count: `15000`, `15_000`, `15k`, `1M`, `1e6`, `2.5e3`. Multiples are powers of ten.
 pub fn parse_count(text: &str) -> Result<u64, BadUnit> {
-    scaled(text, COUNTS)
-        .ok_or_else(|| BadUnit::new(text, "a count: a whole number, or one with k, M or G"))
+    let count = if text.contains(['e', 'E']) { exponential(text) } else { scaled(text, COUNTS) };
+    count.ok_or_else(|| {
+        BadUnit::new(text, "a count: a whole number (also 1e6), or one with k, M or G")
+    })
+}
+
+/// A whole number with an exponent; `None` where it is not whole, negative, or more than the 2^53 up
+/// to which a floating-point number is exact.
+fn exponential(text: &str) -> Option<u64> {
+    const EXACT: f64 = (1_u64 << 53) as f64;
+    let value: f64 = text.trim().replace('_', "").parse().ok()?;
+    (value.fract() == 0.0 && (0.0..=EXACT).contains(&value)).then_some(value as u64)
 }
 
 /// Parses a rate per second: a count, which may have a fraction; more than zero.
@@ -137,6 +147,13 @@ fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 /// A count with its thousands grouped by commas: `15,000`.
 pub fn count(value: u64) -> String {
     grouped(value, ",")
+}
+
+/// A number of connections, with the noun in the number that it takes: `1 connection`,
+/// `15,000 connections`.
+pub fn connections(value: u64) -> String {
+    let noun = if value == 1 { "connection" } else { "connections" };
+    format!("{} {noun}", count(value))
 }
 
 /// A count with its thousands grouped by `separator`.
@@ -277,8 +294,13 @@ mod tests {
         assert_eq!(parse_count("1000000000000"), Ok(1_000_000_000_000));
         assert_eq!(parse_count("15k"), Ok(15_000));
         assert_eq!(parse_count("1.5M"), Ok(1_500_000));
-        assert!(parse_count("1.5").is_err());
-        assert!(parse_count("many").is_err());
+        assert_eq!(parse_count("1e6"), Ok(1_000_000));
+        assert_eq!(parse_count("2.5E3"), Ok(2500));
+        assert_eq!(parse_count("1_0e+2"), Ok(1000));
+        assert_eq!(parse_count("50e-1"), Ok(5));
+        for text in ["1.5", "many", "1e", "e6", "1.5e0", "-1e3", "1e16", "1e999", "1e6k", "seven"] {
+            assert!(parse_count(text).is_err(), "{text}");
+        }
         assert_eq!(parse_rate("3k/s"), Ok(3000.0));
         assert_eq!(parse_rate("0.5"), Ok(0.5));
         assert!(parse_rate("0").is_err());
@@ -290,6 +312,9 @@ mod tests {
         assert_eq!(count(999), "999");
         assert_eq!(count(15_000), "15,000");
         assert_eq!(count(1_234_567), "1,234,567");
+        assert_eq!(connections(1), "1 connection");
+        assert_eq!(connections(0), "0 connections");
+        assert_eq!(connections(15_000), "15,000 connections");
         assert_eq!(number(0.0), "0");
         assert_eq!(number(3.5), "3.5");
         assert_eq!(number(12.34), "12.3");

@@ -65,7 +65,7 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
         timeout,
         ..Options::new(target)
     };
-    let session = Session::new("capacity", output)?;
+    let session = Session::new("capacity", output)?.measures(args.target.server()?);
     let (result, partial) = capacity::run(&session.lab, &options)?;
     session.finish(result, partial, true, capacity::render_text)
 }

@@ -89,7 +89,7 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
         // What is too large for the experiment is refused there, with its bound.
         size: usize::try_from(args.size).unwrap_or(usize::MAX),
     };
-    let session = Session::new("churn", output)?;
+    let session = Session::new("churn", output)?.measures(args.target.server()?);
     let (result, partial) = churn::run(&session.lab, &options)?;
     session.finish(result, partial, true, churn::render_text)
 }

@@ -70,7 +70,7 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
     let size = (narrow("--size", args.size.0)?, narrow("--size", args.size.1)?);
     let asked = args.target.address()?;
     let exchange = args.exchange.exchange(args.timeout.timeout)?;
-    let session = Session::new("load", output)?;
+    let session = Session::new("load", output)?.measures(args.target.server()?);
     let server = match asked {
         Some(_) => None,
         None => Some(Embedded::start(

@@ -53,10 +53,10 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
         timeout: args.timeout.timeout,
     };
     let folder = Folder::check(&args.out)?;
-    let session = Session::new("survey", output)?;
+    let session = Session::new("survey", output)?.measures(args.target.server()?);
     let (result, partial) = survey::run(&session.lab, &options)?;
     let whole = survey::is_whole(&result);
-    let document = session.start().document("survey", result, partial);
+    let document = session.document(result, partial);
     folder.write(&document)?;
     let where_to = format!(
         "\nThe report: {}\nThe figures: {}\n",

@@ -235,7 +235,7 @@ fn interrupted_after(experiment: &[&str], moment: Duration) {
 }
 
 fn partial(bytes: &[u8], command: &str) {
-    let document: Value = serde_json::from_slice(bytes).expect("one whole JSON object");
+    let document = common::document(bytes);
     assert_eq!(document["command"], command);
     assert_eq!(document["partial"], true, "{command}");
     assert!(document["result"].is_object());

@@ -2,6 +2,7 @@
 
 #[cfg(unix)]
 mod common;
+mod schema;
 
 #[cfg(target_os = "linux")]
 mod churn;

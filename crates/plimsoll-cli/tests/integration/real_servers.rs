@@ -129,7 +129,7 @@ impl Server {
         assert!(report.trim_end().ends_with("</html>"), "the report is whole");
         assert!(report.contains(&target) && report.contains("<svg"));
         let results = fs::read(out.join("results.json")).expect("the figures are there");
-        let document: Value = serde_json::from_slice(&results).expect("the figures are whole");
+        let document = common::document(&results);
         assert_eq!((&document["command"], &document["partial"]), (&"survey".into(), &false.into()));
         document["result"].clone()
     }

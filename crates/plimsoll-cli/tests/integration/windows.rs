@@ -31,6 +31,7 @@ fn result(arguments: &[&str]) -> Value {
     let message = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {message}");
     let mut document: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    crate::schema::assert_valid(&document);
     document["result"].take()
 }
 

@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::advice::doctor::{DESCRIPTORS_OTHER, Facts, nofile_fix, sysctl_fix};
 use crate::checks::compare;
 use crate::experiments::accept::{self, Arrivals};
-use crate::results::{Plan, PlanLimit};
+use crate::results::{Plan, PlanLimit, Side};
 use crate::{Error, Result, units};
 
 /// What is planned for.
@@ -152,13 +152,15 @@ pub fn render_text(plan: &Plan) -> String {
     if let Some(backlog) = plan.backlog {
         line("backlog", units::count(backlog));
     }
-    let _ = writeln!(out, "\n{:<4} {:<44} {:>20} {:>20}", "", "limit", "needed", "available");
+    let _ = writeln!(out, "\n{:<4} {:<45} {:>15} {:>15}", "", "limit", "needed", "available");
     for limit in &plan.limits {
         let mark = if limit.ok { "ok" } else { "LOW" };
-        let available = limit.available.map_or("no bound".to_owned(), units::count);
-        let needed = units::count(limit.needed);
-        let _ = writeln!(out, "{mark:<4} {:<44} {needed:>20} {available:>20}", limit.name);
-        for part in limit.fix.iter().flat_map(|fix| units::wrap(&format!("→ {fix}"), 92)) {
+        let (needed, available, unit) = amounts(limit);
+        let row = format!("{mark:<4} {:<45} {needed:>15} {available:>15} {unit}", limit.name);
+        let _ = writeln!(out, "{}", row.trim_end());
+        let fix = limit.fix.iter().map(|fix| format!("→ {fix}"));
+        let note = limit.note.iter().map(|note| format!("({note})"));
+        for part in fix.chain(note).flat_map(|text| units::wrap(&text, 92)) {
             let _ = writeln!(out, "        {part}");
         }
     }
@@ -167,6 +169,15 @@ pub fn render_text(plan: &Plan) -> String {
         let _ = writeln!(out, "{part}");
     }
     out
+}
+
+/// What is needed and what there is, and the unit of both; bytes carry theirs themselves.
+pub(crate) fn amounts(limit: &PlanLimit) -> (String, String, &str) {
+    let (write, unit): (fn(u64) -> String, _) = match limit.unit.as_str() {
+        "bytes" => (|bytes| units::bytes(bytes as f64), ""),
+        unit => (units::count, unit),
+    };
+    (write(limit.needed), limit.available.map_or("no bound".to_owned(), write), unit)
 }
 
 fn check(options: &Options) -> Result<()> {
@@ -234,84 +245,127 @@ struct Need {
 }
 
 fn limits(options: &Options, need: &Need, facts: &Facts) -> Vec<PlanLimit> {
-    let ends = if options.both_ends { 2 } else { 1 };
-    let memory = need.kernel_bytes.saturating_mul(ends).saturating_add(need.user_bytes);
-    let files = need.descriptors.saturating_mul(ends);
+    let mut rows = memory_limits(options, need, facts);
+    rows.extend(descriptor_limits(options, need, facts));
     let limits = &facts.limits;
-    let group = facts.cgroup.as_ref().and_then(|group| group.memory.as_ref());
-    let nofile = limits.nofile.filter(|_| !options.direct_descriptors).map(|limit| limit.hard);
-    let file_room = limits.files.map(|files| files.max.saturating_sub(files.allocated));
-    let file_set = limits.files.map_or(0, |now| now.allocated.saturating_add(files));
     let tracked = limits.nf_conntrack_count.unwrap_or(0);
-    let mut rows = vec![
-        limit("memory", memory, facts.memory.as_ref().map(|memory| memory.available), || {
-            format!("free or add memory: {} are needed", units::bytes(memory as f64))
-        }),
-        limit(
-            "cgroup memory",
-            memory,
-            group.and_then(plimsoll_kernel::cgroup::Bound::room),
-            || match group {
-                Some(group) => {
-                    let set = group.current.saturating_add(memory);
-                    format!("echo {set} > {}", group.group.join("memory.max").display())
-                }
-                None => String::new(),
-            },
-        ),
-        limit("nofile (hard)", need.descriptors, nofile, || nofile_fix(need.descriptors)),
-        limit(
-            "fs.nr_open",
-            need.descriptors,
-            limits.nr_open.filter(|_| !options.direct_descriptors),
-            || sysctl_fix("fs.nr_open", &need.descriptors.to_string()),
-        ),
-        limit("fs.file-max (less those open)", files, file_room, || {
-            sysctl_fix("fs.file-max", &file_set.to_string())
-        }),
-        limit(
-            "net.ipv4.tcp_mem (pages, if each holds one)",
-            options.connections,
-            limits.tcp_mem.map(|mem| mem.max),
-            || {
-                let most = options.connections;
-                sysctl_fix("net.ipv4.tcp_mem", &format!("{} {} {most}", most / 2, most - most / 4))
-            },
-        ),
-        limit(
-            "net.netfilter.nf_conntrack_max (less tracked)",
-            options.connections,
-            limits.nf_conntrack_max.map(|max| max.saturating_sub(tracked)),
-            || {
-                sysctl_fix(
-                    "net.netfilter.nf_conntrack_max",
-                    &(tracked + options.connections).to_string(),
-                )
-            },
-        ),
-        // Loopback has 2^24 − 2 of them; elsewhere they are the clients' affair.
-        limit(
-            "source addresses",
-            need.source_addresses,
-            options.both_ends.then_some((1 << 24) - 2),
-            String::new,
-        ),
-    ];
+    rows.push(limit(
+        "net.ipv4.tcp_mem (pages, if each holds one)",
+        ("pages", Side::Server),
+        options.connections,
+        limits.tcp_mem.map(|mem| mem.max),
+        || {
+            let most = options.connections;
+            sysctl_fix("net.ipv4.tcp_mem", &format!("{} {} {most}", most / 2, most - most / 4))
+        },
+    ));
+    rows.push(limit(
+        "net.netfilter.nf_conntrack_max (less tracked)",
+        ("entries", Side::Server),
+        options.connections,
+        limits.nf_conntrack_max.map(|max| max.saturating_sub(tracked)),
+        || {
+            let name = "net.netfilter.nf_conntrack_max";
+            sysctl_fix(name, &(tracked + options.connections).to_string())
+        },
+    ));
+    // Loopback has 2^24 − 2 of them; elsewhere they are the clients' affair.
+    rows.push(limit(
+        "source addresses",
+        ("addresses", Side::Client),
+        need.source_addresses,
+        options.both_ends.then_some((1 << 24) - 2),
+        String::new,
+    ));
     if let Some(backlog) = need.backlog {
-        rows.push(limit("net.core.somaxconn", backlog, limits.somaxconn, || {
+        let kind = ("connections", Side::Server);
+        rows.push(limit("net.core.somaxconn", kind, backlog, limits.somaxconn, || {
             sysctl_fix("net.core.somaxconn", &backlog.to_string())
         }));
     }
     rows
 }
 
+/// On which side a limit that both ends can reach stands.
+fn ends(options: &Options) -> (u64, Side) {
+    if options.both_ends { (2, Side::Both) } else { (1, Side::Server) }
+}
+
+fn memory_limits(options: &Options, need: &Need, facts: &Facts) -> Vec<PlanLimit> {
+    let (ends, side) = ends(options);
+    let memory = need.kernel_bytes.saturating_mul(ends).saturating_add(need.user_bytes);
+    let group = facts.cgroup.as_ref().and_then(|group| group.memory.as_ref());
+    let available = facts.memory.as_ref().map(|memory| memory.available);
+    let room = group.and_then(plimsoll_kernel::cgroup::Bound::room);
+    vec![
+        limit("memory", ("bytes", side), memory, available, || {
+            format!("free or add memory: {} are needed", units::bytes(memory as f64))
+        }),
+        limit("cgroup memory", ("bytes", side), memory, room, || match group {
+            Some(group) => {
+                let set = group.current.saturating_add(memory);
+                format!("echo {set} > {}", group.group.join("memory.max").display())
+            }
+            None => String::new(),
+        }),
+    ]
+}
+
+fn descriptor_limits(options: &Options, need: &Need, facts: &Facts) -> Vec<PlanLimit> {
+    let (ends, side) = ends(options);
+    let limits = &facts.limits;
+    let kind = ("descriptors", Side::Server);
+    let bounded = !options.direct_descriptors;
+    let hard = limits.nofile.map(|limit| limit.hard);
+    let mut nofile =
+        limit("nofile (hard)", kind, need.descriptors, hard.filter(|_| bounded), || {
+            nofile_fix(need.descriptors)
+        });
+    nofile.note = descriptor_note(bounded, nofile.ok, hard);
+    let files = need.descriptors.saturating_mul(ends);
+    let file_room = limits.files.map(|files| files.max.saturating_sub(files.allocated));
+    let file_set = limits.files.map_or(0, |now| now.allocated.saturating_add(files));
+    vec![
+        nofile,
+        limit("fs.nr_open", kind, need.descriptors, limits.nr_open.filter(|_| bounded), || {
+            sysctl_fix("fs.nr_open", &need.descriptors.to_string())
+        }),
+        limit("fs.file-max (less those open)", ("files", side), files, file_room, || {
+            sysctl_fix("fs.file-max", &file_set.to_string())
+        }),
+    ]
+}
+
+/// Why a limit on the descriptors of one process does not bind every server, nor the lab.
+fn descriptor_note(plain: bool, suffices: bool, hard: Option<u64>) -> Option<String> {
+    match (plain, suffices) {
+        (true, true) => None,
+        (true, false) => Some(
+            "the server's process needs them, one for each connection. The plimsoll engine on \
+             io_uring does not: its connections are direct descriptors, in tables of its rings, and \
+             the limit bounds each table, not their sum (--direct-descriptors plans for such a \
+             server). The clients of `plimsoll capacity` do not either: they are spread over worker \
+             processes. So `capacity` can hold what is too much here"
+                .to_owned(),
+        ),
+        (false, _) => Some(format!(
+            "the server's connections are direct descriptors: the limit bounds the table of each of \
+             its rings{}, not their sum",
+            hard.map_or_else(String::new, |hard| format!(" ({})", units::count(hard)))
+        )),
+    }
+}
+
+/// One row. `kind` is what is counted, and the side whose limit it is.
 fn limit(
     name: &str,
+    kind: (&str, Side),
     needed: u64,
     available: Option<u64>,
     fix: impl FnOnce() -> String,
 ) -> PlanLimit {
     let ok = available.is_none_or(|available| available >= needed);
     let fix = (!ok).then(fix).filter(|fix| !fix.is_empty());
-    PlanLimit { name: name.to_owned(), needed, available, ok, fix }
+    let (unit, side) = (kind.0.to_owned(), Some(kind.1));
+    PlanLimit { name: name.to_owned(), unit, side, needed, available, ok, fix, note: None }
 }

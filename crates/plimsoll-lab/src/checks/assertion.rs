@@ -16,7 +16,10 @@
 //!   `false`, or text. A time is converted to the unit that the path's names say (`latency_us.p99<=2ms`
 //!   compares with 2000), to seconds where they say none.
 //!
-//! A path that leads nowhere, or to `null`, fails and says so: what is not known does not hold.
+//! A path that leads nowhere, or to `null`, fails and says so: what is not known does not hold. A path
+//! that no result of these types can have is noticed before the experiment runs: [`Assertion::check`].
+
+mod fields;
 
 use std::str::FromStr;
 

@@ -22,6 +22,8 @@ pub(crate) fn survey() -> Document<Survey> {
     Document {
         schema: SCHEMA.to_owned(),
         command: "survey".to_owned(),
+        arguments: vec!["survey".to_owned()],
+        target: None,
         version: "0.1.0".to_owned(),
         started: "2026-01-02T03:04:05Z".to_owned(),
         seconds: 81.4,
@@ -310,12 +312,15 @@ fn churn() -> Churn {
 }
 
 fn plan() -> Plan {
-    let limit = |name: &str, needed, available, fix: Option<&str>| PlanLimit {
+    let limit = |name: &str, unit: &str, needed, available, fix: Option<&str>| PlanLimit {
         name: name.to_owned(),
+        unit: unit.to_owned(),
+        side: Some(Side::Server),
         needed,
         available: Some(available),
         ok: needed <= available,
         fix: fix.map(str::to_owned),
+        note: None,
     };
     Plan {
         connections: 150_000,
@@ -328,9 +333,9 @@ fn plan() -> Plan {
         backlog: None,
         fits: false,
         limits: vec![
-            limit("RLIMIT_NOFILE", 150_064, 20_000, Some("ulimit -n 150064")),
-            limit("memory", 616_200_000, 21_474_836_480, None),
-            limit("fs.file-max", 300_000, 2_466_177, None),
+            limit("RLIMIT_NOFILE", "descriptors", 150_064, 20_000, Some("ulimit -n 150064")),
+            limit("memory", "bytes", 616_200_000, 21_474_836_480, None),
+            limit("fs.file-max", "files", 300_000, 2_466_177, None),
         ],
         costs_from: "measured now".to_owned(),
     }

@@ -7,7 +7,7 @@ use crate::units;
 const THIN: char = '\u{202f}';
 
 /// Text with the report's spaces: commas between digits and spaces become thin ones.
-fn thin(text: &str) -> String {
+pub(super) fn thin(text: &str) -> String {
     text.replace([',', ' '], &THIN.to_string())
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::KernelObject;
+use super::{KernelObject, Side};
 
 /// Result of `plan`.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -40,6 +40,13 @@ pub struct Plan {
 pub struct PlanLimit {
     /// The limit's name.
     pub name: String,
+    /// What `needed` and `available` count: `bytes`, `descriptors`, `files`, `pages`, `entries`,
+    /// `addresses` or `connections`.
+    #[serde(default)]
+    pub unit: String,
+    /// The side whose limit it is.
+    #[serde(default)]
+    pub side: Option<Side>,
     /// What the plan needs of it.
     pub needed: u64,
     /// What there is; `None` where it is not known or unbounded.
@@ -48,6 +55,9 @@ pub struct PlanLimit {
     pub ok: bool,
     /// The command that raises it, where it does not suffice.
     pub fix: Option<String>,
+    /// Which process needs it, and how a server can do without it, where that is not plain.
+    #[serde(default)]
+    pub note: Option<String>,
 }
 
 /// Result of `doctor`.

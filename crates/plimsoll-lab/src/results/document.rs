@@ -1,12 +1,44 @@
 //! Putting a document together: when it started, the machine, the result.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::time::Instant;
 
 use jiff::{Timestamp, Unit};
 use plimsoll_kernel::limits::{Limits, Rlimit};
 
-use crate::results::{Document, Machine, SCHEMA};
+use crate::results::{Document, Machine, SCHEMA, TargetServer};
+
+/// What was run: the part of a document that is known before there is a result.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Heading {
+    /// The command's name.
+    pub command: String,
+    /// See [`Document::arguments`].
+    pub arguments: Vec<String>,
+    /// See [`Document::target`].
+    pub target: Option<TargetServer>,
+}
+
+impl Heading {
+    /// A command of this process, with the arguments that the process was started with.
+    pub fn of_this_process(command: &str) -> Self {
+        let arguments = std::env::args_os().skip(1);
+        Self {
+            command: command.to_owned(),
+            arguments: arguments.map(|text| text.to_string_lossy().into_owned()).collect(),
+            target: None,
+        }
+    }
+}
+
+impl TargetServer {
+    /// A server at an address, named after its process where that is known and can be read.
+    pub fn new(address: SocketAddr, pid: Option<u32>) -> Self {
+        let name = pid.and_then(|pid| plimsoll_kernel::process::Process::of(pid).ok());
+        Self { address: address.to_string(), pid, name: name.map(|process| process.name) }
+    }
+}
 
 /// The start of an experiment, to which its document refers.
 #[derive(Debug, Clone, Copy)]
@@ -22,12 +54,14 @@ impl Start {
     }
 
     /// The document of an experiment that began here and has just ended.
-    pub fn document<T>(&self, command: &str, result: T, partial: bool) -> Document<T> {
+    pub fn document<T>(&self, heading: &Heading, result: T, partial: bool) -> Document<T> {
         // Rounding fails only beyond the year 9999.
         let started = self.at.round(Unit::Second).unwrap_or(self.at);
         Document {
             schema: SCHEMA.to_owned(),
-            command: command.to_owned(),
+            command: heading.command.clone(),
+            arguments: heading.arguments.clone(),
+            target: heading.target.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             started: started.to_string(),
             seconds: (self.clock.elapsed().as_secs_f64() * 1e3).round() / 1e3,
@@ -100,8 +134,14 @@ mod tests {
 
     #[test]
     fn a_document_says_when_where_and_what() {
-        let document = Start::now().document("doctor", 7, false);
+        let target = TargetServer::new(([127, 0, 0, 1], 7000).into(), Some(std::process::id()));
+        let named = target.name.as_deref().is_some_and(|name| !name.is_empty());
+        assert!(named || cfg!(not(target_os = "linux")), "{target:?}");
+        let heading = Heading { target: Some(target), ..Heading::of_this_process("doctor") };
+        let document = Start::now().document(&heading, 7, false);
         assert_eq!((document.command.as_str(), document.result), ("doctor", 7));
+        assert_eq!(document.arguments, heading.arguments);
+        assert_eq!(document.target.expect("it was given").address, "127.0.0.1:7000");
         assert!(document.started.ends_with('Z') && document.started.contains('T'));
         assert!(document.machine.cpus >= 1 && document.machine.page_bytes >= 4096);
         assert!(cfg!(windows) || !document.machine.limits.is_empty());

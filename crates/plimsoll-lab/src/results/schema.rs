@@ -28,14 +28,35 @@ pub fn schema() -> Value {
         alternative::<Explain>(&mut generator, "explain"),
         alternative::<Comparison>(&mut generator, "compare"),
     ];
+    let mut definitions = generator.take_definitions(true);
+    definitions.values_mut().for_each(close);
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": SCHEMA,
         "description": "One document of the plimsoll command. Sizes are in bytes and times in \
                         seconds unless the name says otherwise; what could not be known is null.",
         "oneOf": alternatives,
-        "$defs": generator.take_definitions(true),
+        "$defs": definitions,
     })
+}
+
+/// Forbids fields that a type does not have, in a schema and all within it: a document with a
+/// misspelt field is no document of this version. (A reader who accepts later versions, in which
+/// fields are added, leaves `additionalProperties` out.)
+fn close(schema: &mut Value) {
+    match schema {
+        Value::Object(fields) => {
+            fields.values_mut().for_each(close);
+            // An object called `properties` is a table of fields where it holds schemas.
+            if fields.get("properties").is_some_and(Value::is_object)
+                && fields.get("type").is_some_and(|kind| kind == "object")
+            {
+                fields.entry("additionalProperties").or_insert(Value::Bool(false));
+            }
+        }
+        Value::Array(parts) => parts.iter_mut().for_each(close),
+        _ => {}
+    }
 }
 
 /// The schema as it is kept in the repository: indented, with a newline at its end.

@@ -4,6 +4,7 @@ use std::io::Write;
 
 use plimsoll_lab::advice::doctor::Facts;
 use plimsoll_lab::advice::plan::{self, Costs, Options};
+use plimsoll_lab::results::{Plan, Side};
 use serde_json::json;
 
 fn survey() -> serde_json::Value {
@@ -27,6 +28,9 @@ fn needs_are_linear_in_the_costs() {
     assert!(!large.fits);
     let text = plan::render_text(&large);
     println!("{text}");
+    let memory = large.limits.iter().find(|limit| limit.name == "memory").unwrap();
+    assert_eq!(memory.unit, "bytes");
+    assert!(text.contains("372 GiB"), "an amount of memory carries its unit: {text}");
     assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
     for limit in &large.limits {
         assert_eq!(limit.ok, limit.available.is_none_or(|available| available >= limit.needed));
@@ -40,6 +44,16 @@ fn needs_are_linear_in_the_costs() {
             .iter()
             .any(|limit| limit.name == "nofile (hard)" && limit.available.is_none())
     );
+    let nofile = |plan: &Plan| -> String {
+        let row = plan.limits.iter().find(|limit| limit.name == "nofile (hard)").unwrap();
+        assert_eq!((row.side, row.unit.as_str()), (Some(Side::Server), "descriptors"));
+        row.note.clone().expect("a limit that not every server meets is explained")
+    };
+    let note = nofile(&large);
+    for part in ["server's process needs them", "direct descriptors", "worker processes"] {
+        assert!(note.contains(part), "no `{part}` in: {note}");
+    }
+    assert!(nofile(&direct).contains("not their sum"));
     let both = plan::plan(&Options { both_ends: true, ..options }, &costs, &facts).unwrap();
     let memory = both.limits.iter().find(|limit| limit.name == "memory").unwrap();
     assert_eq!(memory.needed, 2 * 38_960_000 + 1_005_000);

@@ -44,13 +44,21 @@ pub(crate) fn refused(arguments: &[&str], code: i32, words: &[&str]) {
     }
 }
 
+/// A document as the command wrote it: one JSON object that is valid against the schema.
+#[track_caller]
+pub(crate) fn document(bytes: &[u8]) -> Value {
+    let document = serde_json::from_slice(bytes).expect("one whole JSON object");
+    crate::schema::assert_valid(&document);
+    document
+}
+
 /// Runs it with `--json --quiet`; it must end with 0. Returns the result.
 #[track_caller]
 pub(crate) fn result(arguments: &[&str]) -> Value {
     let output = plimsoll(&[arguments, &["--json", "--quiet"]].concat());
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {message}");
-    let mut document: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    let mut document = document(&output.stdout);
     assert_eq!(document["partial"], false, "{arguments:?}");
     document["result"].take()
 }
