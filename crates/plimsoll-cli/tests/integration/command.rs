@@ -89,7 +89,7 @@ fn what_cannot_be_written_is_said_before_the_experiment_starts() {
 
 /// Fields that every document has.
 fn document(bytes: &[u8], command: &str) -> Value {
-    let value = common::document(bytes);
+    let value = crate::common::document(bytes);
     assert_eq!(value["schema"], "plimsoll/1");
     assert_eq!(value["command"], command);
     for field in ["version", "started", "seconds", "machine", "partial", "result"] {

@@ -235,7 +235,7 @@ fn interrupted_after(experiment: &[&str], moment: Duration) {
 }
 
 fn partial(bytes: &[u8], command: &str) {
-    let document = common::document(bytes);
+    let document = crate::common::document(bytes);
     assert_eq!(document["command"], command);
     assert_eq!(document["partial"], true, "{command}");
     assert!(document["result"].is_object());

@@ -8,6 +8,8 @@ mod schema;
 mod churn;
 #[cfg(target_os = "linux")]
 mod command;
+#[cfg(unix)]
+mod compare;
 #[cfg(target_os = "linux")]
 mod errors_and_interrupts;
 #[cfg(target_os = "linux")]

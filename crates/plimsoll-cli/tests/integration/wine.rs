@@ -45,7 +45,7 @@ fn on_windows(exe: &PathBuf, arguments: &[&str]) -> Value {
     let output = wine(exe, &[arguments, &["--json", "--quiet"]].concat()).output().unwrap();
     let message = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{arguments:?}: {message}");
-    let mut document = common::document(&output.stdout);
+    let mut document = crate::common::document(&output.stdout);
     assert_eq!(document["partial"], false, "{arguments:?}");
     document["result"].take()
 }
@@ -107,7 +107,7 @@ fn connections_come_and_go_with_and_without_the_pool() {
 fn the_doctor_reads_what_windows_tells() {
     let Some((exe, _one)) = exe() else { return };
     let output = wine(&exe, &["doctor", "--json", "--quiet"]).output().unwrap();
-    let document = common::document(&output.stdout);
+    let document = crate::common::document(&output.stdout);
     let checks = document["result"]["checks"].as_array().expect("checks");
     assert!(checks.len() >= 4, "{document}");
 }

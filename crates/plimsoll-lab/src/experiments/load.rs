@@ -10,6 +10,7 @@ mod client;
 mod conversation;
 mod histogram;
 pub mod keystream;
+pub mod repeat;
 mod report;
 
 use std::collections::BTreeMap;
@@ -19,7 +20,7 @@ use std::time::{Duration, Instant};
 
 use plimsoll::{Limits, Profile, Server};
 
-use crate::experiments::load::client::{Client, Shared};
+use crate::experiments::load::client::{Client, Outcome, Shared};
 use crate::results::Load;
 use crate::worker::exchange::Exchange;
 use crate::{Error, Lab, Result, units};
@@ -128,6 +129,12 @@ const MOST_OUTSTANDING: u64 = 64 << 20;
 /// Nonsensical options; a target that refuses, closes at once or never answers; an engine that
 /// does not start.
 pub fn run(lab: &Lab, options: &Options) -> Result<(Load, bool)> {
+    let (outcome, partial) = measure(lab, options)?;
+    Ok((report::load(options, &outcome), partial))
+}
+
+/// Loads a server for the whole duration in one piece: as [`run`], with what was counted.
+fn measure(lab: &Lab, options: &Options) -> Result<(Outcome, bool)> {
     options.check()?;
     let shared = Arc::new(Shared::default());
     let running = start_client(options, shared.clone())?;
@@ -141,7 +148,7 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Load, bool)> {
     })?;
     let load = report::load(options, &outcome);
     blame_the_target(options, &load, partial)?;
-    Ok((load, partial))
+    Ok((outcome, partial))
 }
 
 /// Starts the client's shard.

@@ -26,6 +26,12 @@ impl Latencies {
         self.0.saturating_record(ns.max(1));
     }
 
+    /// Adds another histogram's counts.
+    pub(super) fn join(&mut self, other: &Self) {
+        // It fails only where the other reaches further; all have the same bounds.
+        self.0.add(&other.0).expect("all histograms have the same bounds");
+    }
+
     /// The usual percentiles; `None` where nothing was counted.
     pub(super) fn summary(&self) -> Option<Latency> {
         let us = |quantile: f64| self.0.value_at_quantile(quantile) as f64 / 1000.0;

@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 
 use super::client::Outcome;
-use super::{Options, Pace};
-use crate::results::Load;
+use super::{Options, Pace, repeat};
+use crate::results::{Load, LoadRepeat};
 use crate::units;
 
 /// The result of a load.
@@ -34,11 +34,58 @@ pub(super) fn load(options: &Options, outcome: &Outcome) -> Load {
         duration: seconds,
         distribution: outcome.latencies.distribution(),
         timeline: outcome.timeline.clone(),
+        repeats: Vec::new(),
+        spread: Vec::new(),
+        targets: Vec::new(),
+        comparison: None,
     }
 }
 
-/// The result for a person.
+/// The figures of one repeat.
+pub(super) fn repeat(outcome: &Outcome) -> LoadRepeat {
+    let messages = outcome.messages;
+    let per_message = |cpu: std::time::Duration| cpu.as_secs_f64() * 1e6 / messages as f64;
+    LoadRepeat {
+        messages,
+        duration: outcome.seconds,
+        messages_per_second: if outcome.seconds > 0.0 {
+            messages as f64 / outcome.seconds
+        } else {
+            0.0
+        },
+        latency_us: outcome.latencies.summary(),
+        server_cpu_us_per_message: outcome.server_cpu.filter(|_| messages > 0).map(per_message),
+        client_cpu_us_per_message: None,
+    }
+}
+
+/// The figures of a whole load, as those of a repeat.
+pub(super) fn whole(load: &Load) -> LoadRepeat {
+    LoadRepeat {
+        messages: load.messages,
+        duration: load.duration,
+        messages_per_second: load.messages_per_second,
+        latency_us: load.latency_us,
+        server_cpu_us_per_message: load.server_cpu_us_per_message,
+        client_cpu_us_per_message: None,
+    }
+}
+
+/// The result for a person: of each target, and what the targets differ in.
 pub fn render_text(load: &Load) -> String {
+    if load.targets.is_empty() {
+        return render_one(load);
+    }
+    let mut out = String::new();
+    for target in &load.targets {
+        out.push_str(&format!("{}\n{}\n", target.address, render_one(&target.load)));
+    }
+    out.push_str(&load.comparison.as_ref().map_or_else(String::new, repeat::render_comparison));
+    out
+}
+
+/// The result of one target.
+fn render_one(load: &Load) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(
@@ -77,5 +124,6 @@ pub fn render_text(load: &Load) -> String {
     for (name, count) in &load.errors {
         let _ = writeln!(out, "error: {name} × {}", units::count(*count));
     }
+    out.push_str(&repeat::render_spread(load));
     out
 }

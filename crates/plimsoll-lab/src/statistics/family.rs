@@ -1,0 +1,212 @@
+//! Several comparisons at once: the more rows a table has, the more likely one of them looks like a
+//! change by chance.
+//!
+//! Holm's procedure (Scandinavian Journal of Statistics 6, 1979) keeps the probability that *any*
+//! row is called a change, where none is, below one level for the whole table, whatever the rows
+//! have to do with each other.
+
+use super::exact::Shift;
+
+/// The probability that a comparison of two equal servers calls any row a change, at most.
+///
+/// Of 20 such comparisons at most one is to be wrong, with a probability of 95 %: that needs a level
+/// of at most 0.018 for each (binomial distribution). With six rows and ten repeats the smallest
+/// p-value, 2/1024, still reaches 0.018 / 6.
+pub(crate) const LEVEL: f64 = 0.018;
+
+/// What the repeats say of one row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Judgement {
+    /// Whether chance is ruled out, at [`LEVEL`] for all rows together.
+    pub(crate) changed: bool,
+    /// The p-value, corrected for the number of rows.
+    pub(crate) p_value: f64,
+    /// The interval at the level at which Holm's procedure looked at this row; it leaves zero out
+    /// exactly where `changed` is set. `None` where the row has too few repeats for that level.
+    pub(crate) interval: Option<(f64, f64)>,
+}
+
+/// Judges the rows of one table together. `None` for a row whose repeats are too few to be told
+/// from chance, whatever their values: such a row takes no part, and costs the others nothing.
+pub(crate) fn judge(rows: &[Shift], level: f64) -> Vec<Option<Judgement>> {
+    let mut order = able(rows, level);
+    order.sort_by(|a, b| rows[*a].p_value().total_cmp(&rows[*b].p_value()));
+    let mut judged = vec![None; rows.len()];
+    let (mut largest, mut rejecting, mut divisor) = (0.0_f64, true, order.len());
+    for (place, index) in order.iter().enumerate() {
+        let left = order.len() - place;
+        let p_value = rows[*index].p_value();
+        if rejecting {
+            divisor = left;
+        }
+        rejecting = rejecting && p_value <= level / divisor as f64;
+        largest = largest.max((p_value * left as f64).min(1.0));
+        judged[*index] = Some(Judgement {
+            changed: rejecting,
+            p_value: largest,
+            interval: rows[*index].interval(level / divisor as f64),
+        });
+    }
+    judged
+}
+
+/// The rows that have enough repeats: their smallest possible p-value passes the first step. This
+/// depends on the numbers of repeats only, never on their values.
+fn able(rows: &[Shift], level: f64) -> Vec<usize> {
+    let mut able: Vec<usize> = (0..rows.len()).collect();
+    loop {
+        let before = able.len();
+        able.retain(|index| rows[*index].p_least() <= level / before as f64);
+        if able.len() == before {
+            return able;
+        }
+    }
+}
+
+/// How many repeats paired rows need at least, so many of them, before any can be called a change.
+pub(crate) fn pairs_needed(rows: usize, level: f64) -> usize {
+    (1..64).find(|n| 2.0 * 0.5_f64.powi(*n) <= level / rows.max(1) as f64).unwrap_or(64) as usize
+}
+
+/// As [`pairs_needed`], for the repeats of each of two separate runs.
+pub(crate) fn repeats_needed(rows: usize, level: f64) -> usize {
+    // Of n and n values, one order in (2n choose n) has all of one side first.
+    let mut orders = 1.0;
+    (1..64)
+        .find(|n| {
+            let n = *n as f64;
+            orders *= (2.0 * n) * (2.0 * n - 1.0) / (n * n);
+            2.0 / orders <= level / rows.max(1) as f64
+        })
+        .unwrap_or(64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::experiments::load::keystream::Random;
+
+    /// Repeats of which `against` lie on the other side, the smallest ones.
+    fn row(count: usize, against: usize) -> Shift {
+        let sign = |rank: usize| if rank <= against { -1.0 } else { 1.0 };
+        Shift::paired(&(1..=count).map(|rank| sign(rank) * rank as f64).collect::<Vec<_>>())
+            .unwrap()
+    }
+
+    /// Ten repeats, of which none, the smallest, or the two smallest lie on the other side: p-values
+    /// of 2/1024, 4/1024 and 10/1024. At 0.02: 0.00195 ≤ 0.02/3; 0.0039 ≤ 0.02/2; 0.0098 ≤ 0.02.
+    #[test]
+    fn a_worked_example_of_holm() {
+        let rows = [row(10, 2), row(10, 0), row(10, 1)];
+        let p = |number: f64| number / 1024.0;
+        assert_eq!(rows.each_ref().map(Shift::p_value), [p(10.0), p(2.0), p(4.0)]);
+        let judged = judge(&rows, 0.02);
+        let corrected: Vec<f64> = judged.iter().map(|row| row.unwrap().p_value).collect();
+        assert_eq!(corrected, [p(10.0), p(6.0), p(8.0)]);
+        assert!(judged.iter().all(|row| row.unwrap().changed));
+        // Bonferroni would reject only what is at most 0.02 / 3; at 0.0079 Holm stops at the second.
+        let strict = judge(&rows, 0.0077);
+        assert_eq!(
+            strict.iter().map(|row| row.unwrap().changed).collect::<Vec<_>>(),
+            [false, true, false]
+        );
+        for (row, shift) in strict.iter().zip(&rows) {
+            let row = row.unwrap();
+            let outside = row.interval.is_some_and(|(low, high)| low > 0.0 || high < 0.0);
+            assert_eq!(outside, row.changed, "{shift:?}");
+        }
+    }
+
+    #[test]
+    fn rows_with_too_few_repeats_take_no_part() {
+        let rows = [row(3, 0), row(10, 0), row(3, 0)];
+        let judged = judge(&rows, LEVEL);
+        assert_eq!(judged.iter().map(Option::is_some).collect::<Vec<_>>(), [false, true, false]);
+        assert!(
+            (judged[1].unwrap().p_value - 2.0 / 1024.0).abs() < 1e-12,
+            "one row needs no correction"
+        );
+        assert_eq!(judge(&[], LEVEL), []);
+    }
+
+    #[test]
+    fn the_number_needed_is_the_smallest_that_can_be_judged() {
+        for rows in [1, 2, 6, 20] {
+            let needed = pairs_needed(rows, LEVEL);
+            assert!(judge(&vec![row(needed, 0); rows], LEVEL).iter().all(Option::is_some));
+            assert!(judge(&vec![row(needed - 1, 0); rows], LEVEL).iter().all(Option::is_none));
+            let separate = |count: usize| {
+                let values: Vec<f64> = (0..count).map(|value| value as f64).collect();
+                Shift::separate(&values, &values).unwrap()
+            };
+            let needed = repeats_needed(rows, LEVEL);
+            assert!(judge(&vec![separate(needed); rows], LEVEL).iter().all(Option::is_some));
+            assert!(judge(&vec![separate(needed - 1); rows], LEVEL).iter().all(Option::is_none));
+        }
+        assert_eq!(pairs_needed(6, LEVEL), 10);
+    }
+
+    /// Normally distributed.
+    fn normal(random: &mut Random) -> f64 {
+        let mut even = || (random.next() >> 11) as f64 / (1_u64 << 53) as f64;
+        let (first, second) = (1.0 - even(), even());
+        (-2.0 * first.ln()).sqrt() * (std::f64::consts::TAU * second).cos()
+    }
+
+    /// How many of 1,000 experiments, of six rows and ten repeats each, call some row a change. The
+    /// noise is of some percent and in part common to all rows, as on a machine; one repeat in 20
+    /// is disturbed by up to ten times as much. `shift` is added to the first row.
+    fn calls(paired: bool, shift: f64) -> (usize, usize) {
+        let mut random = Random::new(5);
+        let (mut any, mut first) = (0, 0);
+        for _ in 0..1000 {
+            let mut side = |shift: f64| -> [Vec<f64>; 6] {
+                let mut rows: [Vec<f64>; 6] = Default::default();
+                for _ in 0..10 {
+                    let disturbed = if random.between(1, 20) == 1 { 10.0 } else { 1.0 };
+                    let common = 0.015 * disturbed * normal(&mut random);
+                    for (index, row) in rows.iter_mut().enumerate() {
+                        let shift = if index == 0 { shift } else { 0.0 };
+                        row.push(shift + common + 0.01 * normal(&mut random));
+                    }
+                }
+                rows
+            };
+            let (one, two) = (side(0.0), side(shift));
+            let shifts: Vec<Shift> = one
+                .iter()
+                .zip(&two)
+                .map(|(a, b)| {
+                    let paired_differences: Vec<f64> =
+                        a.iter().zip(b).map(|(a, b)| b - a).collect();
+                    if paired {
+                        Shift::paired(&paired_differences).unwrap()
+                    } else {
+                        Shift::separate(a, b).unwrap()
+                    }
+                })
+                .collect();
+            let judged = judge(&shifts, LEVEL);
+            any += usize::from(judged.iter().any(|row| row.unwrap().changed));
+            first += usize::from(judged[0].unwrap().changed);
+        }
+        (any, first)
+    }
+
+    #[test]
+    fn equal_servers_are_rarely_called_different() {
+        for paired in [true, false] {
+            let (any, _) = calls(paired, 0.0);
+            // 18 of 1,000 are allowed on average; four standard errors more are chance.
+            assert!(any <= 18 + 17, "paired {paired}: {any} of 1000");
+        }
+    }
+
+    #[test]
+    fn a_tenth_more_is_found() {
+        for paired in [true, false] {
+            let (_, found) = calls(paired, 0.095);
+            assert!(found >= 700, "paired {paired}: {found} of 1000");
+        }
+    }
+}
