@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
 
 use crate::common::{Process, command, descendants, refused, runs, text, until};
 
