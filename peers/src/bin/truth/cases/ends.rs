@@ -25,6 +25,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "idle-timeout-step",
         provokes: "the same, with steps of 100",
+        kind: Kind::Long,
         server: Some(&["--idle", "1s", "--accept-delay", "2ms"]),
         command: &["capacity", "--connections", "2000", "--step", "100"],
         expected: &[&[

@@ -36,7 +36,7 @@ pub(super) const CASES: &[Case] = &[
         name: "syn-drop",
         provokes: "a firewall drops SYNs beyond the first 500",
         places: &[Place::Namespace, Place::Firewall(DROP)],
-        command: &["capacity", "--connections", "1000", "--timeout", "3s"],
+        command: &["capacity", "--connections", "1000", "--timeout", "2s"],
         expected: &[&[
             Exit(&[0]),
             Stopped(&[("timeout", None)]),
@@ -92,6 +92,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "hidden-full",
         provokes: "a server 5 ms away accepts no more than 500, its process not seen",
+        kind: Kind::Long,
         places: &[Place::HiddenServer],
         server: Some(&["--max-connections", "500", "--beyond", "silence", "--backlog", "64"]),
         command: &["capacity", "--connections", "1000", "--timeout", "2s"],
