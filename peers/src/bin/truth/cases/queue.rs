@@ -82,7 +82,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "slow-accept-cpu-given-pid",
-        provokes: "the same, the server's process given",
+        provokes: "1.5 s of CPU per accept, backlog 8, its process given",
         kind: Kind::Long,
         places: &[Place::GivenPid],
         server: Some(&["--accept-cpu", "1.5s", "--backlog", "8"]),
