@@ -1,7 +1,16 @@
-//! The quick cases of `truth`, against the command of this build; and that nothing is left.
+//! The quick cases of `truth`, against the command of this build; and that nothing is left of a
+//! case when it is interrupted.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use plimsoll_peers::sys;
+
+/// How long anything may take that ought to take a moment.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The command, if this build has made it (`cargo test -p plimsoll-peers` alone does not).
 fn plimsoll() -> Option<PathBuf> {
@@ -69,4 +78,83 @@ fn cases_are_listed_and_unknown_ones_refused() {
     }
     assert_eq!(truth(&["--only", "no-such-case"]).status.code(), Some(2));
     assert_eq!(truth(&["--plimsoll", "/no/such/program"]).status.code(), Some(3));
+}
+
+/// Waits until something is so.
+fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "waited {PATIENCE:?} until {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Name and id of each process that this one has started, and that runs.
+fn children(of: &Child) -> Vec<(String, u32)> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("/proc is mounted").flatten() {
+        let Ok(stat) = fs::read_to_string(entry.path().join("stat")) else { continue };
+        let Some((before, fields)) = stat.rsplit_once(") ") else { continue };
+        let Some((pid, name)) = before.split_once(" (") else { continue };
+        let mut fields = fields.split(' ');
+        let (state, parent) = (fields.next(), fields.next());
+        if state != Some("Z") && parent == Some(&of.id().to_string()) {
+            found.push((name.to_owned(), pid.parse().expect("an id")));
+        }
+    }
+    found
+}
+
+/// The control groups that a process of `truth` has made, found by their name.
+fn groups(of: &Child, below: &Path) -> Vec<PathBuf> {
+    let prefix = format!("plimsoll-truth-{}-", of.id());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(below).into_iter().flatten().flatten() {
+        if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            continue;
+        }
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            found.push(entry.path());
+        }
+        found.extend(groups(of, &entry.path()));
+    }
+    found
+}
+
+#[test]
+fn nothing_is_left_of_a_case_that_is_interrupted() {
+    let folder = std::env::temp_dir().join(format!("truth-test-{}", std::process::id()));
+    fs::create_dir_all(&folder).expect("a temporary folder");
+    // In place of the command: a program that does not end by itself.
+    let endless = folder.join("endless");
+    fs::write(&endless, "#!/bin/sh\nexec sleep 600\n").expect("it is written");
+    fs::set_permissions(&endless, fs::Permissions::from_mode(0o755)).expect("it is ours");
+    let is_grouped = fs::create_dir("/sys/fs/cgroup/memory/plimsoll-truth-test")
+        .and_then(|()| fs::remove_dir("/sys/fs/cgroup/memory/plimsoll-truth-test"))
+        .is_ok();
+    if !is_grouped {
+        println!("control groups are not looked at: none can be made here");
+    }
+    let case = if is_grouped { "cgroup-memory" } else { "server-limit-close-probed" };
+    for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+        let mut truth = Command::new(env!("CARGO_BIN_EXE_truth"))
+            .args(["--only", case, "--plimsoll", endless.to_str().expect("text")])
+            .stdout(Stdio::null())
+            .spawn()
+            .expect("the program was built with this test");
+        let mut started = Vec::new();
+        until("server and command run", || {
+            started = children(&truth);
+            let runs = |name: &str| started.iter().any(|(one, _)| one == name);
+            runs("faulty") && runs("sleep")
+        });
+        assert_eq!(groups(&truth, Path::new("/sys/fs/cgroup")).len(), usize::from(is_grouped));
+        sys::signal(&truth, signal).expect("it runs");
+        assert_eq!(truth.wait().expect("it is a child of ours").code(), Some(130));
+        for (name, pid) in started {
+            assert!(!Path::new(&format!("/proc/{pid}")).exists(), "{name} is left");
+        }
+        assert_eq!(groups(&truth, Path::new("/sys/fs/cgroup")), Vec::<PathBuf>::new());
+    }
+    fs::remove_dir_all(&folder).expect("it is ours");
 }

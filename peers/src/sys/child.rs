@@ -16,7 +16,7 @@ pub fn die_with_parent(command: &mut Command) {
     let prepare = move || {
         // SAFETY: takes integers only; no memory of ours is involved.
         check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
-        // The parent may have died before the line above; nobody would tell us.
+        // Where the parent died before the line above, the signal never comes.
         if std::os::unix::process::parent_id() != parent {
             return Err(io::Error::from_raw_os_error(libc::ESRCH));
         }

@@ -139,6 +139,16 @@ pub(crate) enum Event {
     ContinueServer(Duration),
     /// `plimsoll` is interrupted (SIGINT) so long after its start.
     InterruptPlimsoll(Duration),
+    /// The server is stopped (SIGSTOP) so long after it had so many descriptors open, and
+    /// continued after a time; `None`: never.
+    StopServer {
+        /// Open descriptors to wait for.
+        descriptors: usize,
+        /// The time from then to the stop.
+        delay: Duration,
+        /// The time from the stop to the end of it.
+        length: Option<Duration>,
+    },
     /// The server is killed so long after it had so many descriptors open.
     KillServer {
         /// Open descriptors to wait for.

@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use plimsoll_peers::sys::{self, child};
 
@@ -19,10 +19,17 @@ pub(crate) struct Server {
     /// What started it, to be typed again.
     pub(crate) line: String,
     ended: Option<ExitStatus>,
-    /// When what the event waits for was seen; and whether the event has happened.
-    seen_at: Option<Instant>,
-    has_happened: bool,
+    /// The signals that the event sends, in order.
+    signals: [Signal; 2],
     was_stopped: bool,
+}
+
+/// A signal to the server.
+#[derive(Clone, Copy, Default)]
+struct Signal {
+    /// When what it waits for was seen.
+    seen_at: Option<Instant>,
+    is_sent: bool,
 }
 
 impl Server {
@@ -40,9 +47,8 @@ impl Server {
             .map_err(|error| Halt::skip(format!("{} does not start: {error}", faulty.display())))?;
         let output = child.stdout.take().expect("it is piped");
         let address = SocketAddr::from(([0, 0, 0, 0], 0));
-        let (seen_at, has_happened, was_stopped) = (None, false, false);
-        let mut server =
-            Self { child, address, line, ended: None, seen_at, has_happened, was_stopped };
+        let signals = [Signal::default(); 2];
+        let mut server = Self { child, address, line, ended: None, signals, was_stopped: false };
         let mut said = String::new();
         // An error is an empty line, which is no address.
         let _ = BufReader::new(output).read_line(&mut said);
@@ -59,28 +65,42 @@ impl Server {
     /// Looks whether it has ended (and waits for it then, as whoever starts a server does),
     /// and has the event happen when its time has come.
     pub(crate) fn attend(&mut self, event: Option<Event>) {
+        if self.ended.is_none() {
+            self.ended = self.child.try_wait().ok().flatten();
+        }
         if self.ended.is_some() {
             return;
         }
-        self.ended = self.child.try_wait().ok().flatten();
-        if self.ended.is_some() {
-            return;
-        }
-        let state = self.state();
-        self.was_stopped |= state == Some('T');
-        let Some(event) = event.filter(|_| !self.has_happened) else { return };
-        let (is_seen, delay, signal) = match event {
-            Event::InterruptPlimsoll(_) => return,
-            Event::ContinueServer(delay) => (state == Some('T'), delay, libc::SIGCONT),
-            Event::KillServer { descriptors, delay } => {
-                (self.descriptors() >= descriptors, delay, libc::SIGKILL)
+        let is_stopped = self.state() == Some('T');
+        self.was_stopped |= is_stopped;
+        match event {
+            Some(Event::ContinueServer(delay)) => {
+                self.signal_once(0, is_stopped, delay, libc::SIGCONT);
             }
-        };
-        if is_seen && self.seen_at.is_none() {
-            self.seen_at = Some(Instant::now());
+            Some(Event::KillServer { descriptors, delay }) => {
+                let is_seen = self.descriptors() >= descriptors;
+                self.signal_once(0, is_seen, delay, libc::SIGKILL);
+            }
+            Some(Event::StopServer { descriptors, delay, length }) => {
+                let is_seen = self.descriptors() >= descriptors;
+                self.signal_once(0, is_seen, delay, libc::SIGSTOP);
+                if let Some(length) = length {
+                    self.signal_once(1, self.signals[0].is_sent, length, libc::SIGCONT);
+                }
+            }
+            Some(Event::InterruptPlimsoll(_)) | None => {}
         }
-        if self.seen_at.is_some_and(|at| at.elapsed() >= delay) {
-            self.has_happened = true;
+    }
+
+    /// Sends a signal once, `delay` after `is_seen` was true for the first time. `nth` tells the
+    /// signals of one event apart.
+    fn signal_once(&mut self, nth: usize, is_seen: bool, delay: Duration, signal: i32) {
+        let state = &mut self.signals[nth];
+        if is_seen && state.seen_at.is_none() {
+            state.seen_at = Some(Instant::now());
+        }
+        if !state.is_sent && state.seen_at.is_some_and(|at| at.elapsed() >= delay) {
+            state.is_sent = true;
             // It may have ended in this moment; the next look will tell.
             let _ = sys::signal(&self.child, signal);
         }

@@ -29,7 +29,7 @@ impl Row {
     }
 
     fn seconds(&self) -> f64 {
-        self.findings.iter().map(|finding| finding.seconds).sum()
+        self.findings.iter().fold(0.0, |sum, finding| sum + finding.seconds)
     }
 
     /// The first run with each wrong verdict, and how many runs had the same.
@@ -122,7 +122,7 @@ pub(crate) fn head() -> String {
 pub(crate) fn sum(rows: &[Row]) -> String {
     let wrong = rows.iter().filter(|row| row.wrong() > 0).count();
     let skipped = rows.iter().filter(|row| row.skipped.is_some() && row.wrong() == 0).count();
-    let seconds: f64 = rows.iter().map(Row::seconds).sum();
+    let seconds = rows.iter().fold(0.0, |sum, row| sum + row.seconds());
     format!(
         "{} cases: {} right, {wrong} wrong, {skipped} skipped; {seconds:.0} s",
         rows.len(),

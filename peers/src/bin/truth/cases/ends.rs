@@ -24,7 +24,8 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "idle-timeout-step",
-        provokes: "the same, with steps of 100",
+        provokes: "connections silent for 1 s are closed; steps of 100",
+        kind: Kind::Long,
         server: Some(&["--idle", "1s", "--accept-delay", "2ms"]),
         command: &["capacity", "--connections", "2000", "--step", "100"],
         expected: &[&[
@@ -87,7 +88,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "crash-kill-given-pid",
-        provokes: "the same, its process given",
+        provokes: "server is killed at 500 connections, its process given",
         places: &[Place::GivenPid],
         server: Some(&["--crash-at", "500", "--crash-by", "kill"]),
         command: ASK_1000,

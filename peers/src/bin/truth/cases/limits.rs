@@ -104,7 +104,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "server-limit-reset-default",
-        provokes: "the same, with the default --timeout of 5 s",
+        provokes: "500 connections, further ones are reset; default --timeout",
         server: Some(&["--max-connections", "500", "--beyond", "reset"]),
         command: &["capacity", "--connections", "1000"],
         expected: SERVER_LIMIT,

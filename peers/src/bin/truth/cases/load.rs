@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::case::{Case, Event, Kind};
-use crate::judge::Check::{AccountAddsUp, AtLeast, Between, Exit, Partial, Says, Stopped};
+use crate::judge::Check::{self, AccountAddsUp, AtLeast, Between, Exit, Partial, Says, Stopped};
 
 pub(super) const CASES: &[Case] = &[
     Case {
@@ -18,7 +18,7 @@ pub(super) const CASES: &[Case] = &[
             "--size",
             "16",
             "--duration",
-            "2s",
+            "1s",
         ],
         expected: &[&[
             Exit(&[0]),
@@ -31,8 +31,8 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "load-server-cpu",
         provokes: "200 µs of CPU per message: the server's core is full",
-        server: Some(&["--reply-cpu", "200us"]),
-        command: &["load", "--connections", "20", "--duration", "2s"],
+        server: Some(&["--reply-cpu", "200us", "--message-bytes", "64"]),
+        command: &["load", "--connections", "20", "--duration", "1s"],
         expected: &[&[
             Exit(&[0]),
             Stopped(&[("cpu", Some("server"))]),
@@ -44,9 +44,9 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "load-server-cpu-open",
-        provokes: "the same at a rate of 10,000/s, twice what it can",
+        provokes: "200 µs of CPU per message, at twice the rate that this allows",
         kind: Kind::Long,
-        server: Some(&["--reply-cpu", "200us"]),
+        server: Some(&["--reply-cpu", "200us", "--message-bytes", "64"]),
         command: &[
             "load",
             "--connections",
@@ -110,11 +110,11 @@ pub(super) const CASES: &[Case] = &[
         name: "load-keepalive",
         provokes: "server closes each connection after 100 replies",
         server: Some(&["--close-after-replies", "100"]),
-        command: &["load", "--connections", "20", "--duration", "2s"],
+        command: &["load", "--connections", "20", "--duration", "1s"],
         expected: &[&[
             Exit(&[0]),
             AtLeast("/reconnects", 10.0),
-            Between("/duration", 1.9, 3.0),
+            Between("/duration", 0.95, 2.0),
             Between("/corrupt", 0.0, 0.0),
             Between("/lost", 0.0, 0.0),
             AccountAddsUp,
@@ -123,13 +123,13 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "load-keepalive-open",
-        provokes: "the same at a rate of 2,000/s",
+        provokes: "server closes after 100 replies, at a rate of 2,000/s",
         server: Some(&["--close-after-replies", "100"]),
-        command: &["load", "--connections", "5", "--rate", "2000", "--duration", "2s"],
+        command: &["load", "--connections", "5", "--rate", "2000", "--duration", "1s"],
         expected: &[&[
             Exit(&[0]),
             AtLeast("/reconnects", 10.0),
-            Between("/due", 4000.0, 4000.0),
+            Between("/due", 2000.0, 2000.0),
             Between("/lost", 0.0, 0.0),
             AccountAddsUp,
         ]],
@@ -155,6 +155,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "load-pauses",
         provokes: "server pauses 300 ms in each second; 1,000/s for 3 s",
+        kind: Kind::Long,
         server: Some(&["--pause-every", "700ms:300ms"]),
         command: &["load", "--rate", "1000", "--duration", "3s"],
         expected: &[&[
@@ -168,9 +169,77 @@ pub(super) const CASES: &[Case] = &[
         ..Case::PLAIN
     },
     Case {
+        name: "load-sigstop-start",
+        provokes: "server stopped for 300 ms at the start of 3 s of 1,000/s",
+        kind: Kind::Long,
+        command: LOAD_1000,
+        event: Some(stop(0, Some(300))),
+        expected: STOPPED_300,
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-sigstop-middle",
+        provokes: "server stopped for 300 ms in the middle of 3 s of 1,000/s",
+        kind: Kind::Long,
+        command: LOAD_1000,
+        event: Some(stop(1500, Some(300))),
+        expected: STOPPED_300,
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-sigstop-end",
+        provokes: "server stopped for 300 ms from shortly before the end of 3 s of 1,000/s",
+        kind: Kind::Long,
+        command: LOAD_1000,
+        event: Some(stop(2850, Some(300))),
+        expected: &[&[
+            Exit(&[0]),
+            Between("/due", 3000.0, 3000.0),
+            Between("/late", 1.0, 300.0),
+            Between("/lost", 0.0, 0.0),
+            AccountAddsUp,
+            Between("/latency_us/max", 285_000.0, 345_000.0),
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-sigstop-2s",
+        provokes: "server stopped for 2 s after 0.5 s of 3 s of 1,000/s",
+        kind: Kind::Long,
+        command: LOAD_1000,
+        event: Some(stop(500, Some(2000))),
+        expected: &[&[
+            Exit(&[0]),
+            Between("/due", 3000.0, 3000.0),
+            Between("/lost", 0.0, 0.0),
+            AccountAddsUp,
+            Between("/latency_us/max", 1_900_000.0, 2_100_000.0),
+            Between("/latency_us/p999", 1_890_000.0, 2_100_000.0),
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
+        name: "load-sigstop-to-the-end",
+        provokes: "server stopped for good after 1 s of 3 s of 1,000/s, --timeout 2s",
+        kind: Kind::Long,
+        command: &["load", "--rate", "1000", "--duration", "3s", "--timeout", "2s"],
+        event: Some(stop(1000, None)),
+        expected: &[&[
+            Exit(&[5]),
+            Between("/due", 3000.0, 3000.0),
+            Between("/lost", 1500.0, 2500.0),
+            Between("/late", 0.0, 0.0),
+            AccountAddsUp,
+            // The first message that was lost was waited for from 1 s to 5 s.
+            Between("/latency_us/max", 3_500_000.0, 4_500_000.0),
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
         name: "load-overrun",
         provokes: "server answers 1,500/s, 3,000/s asked for 2 s",
-        server: Some(&["--rate", "1500"]),
+        kind: Kind::Long,
+        server: Some(&["--rate", "1500", "--message-bytes", "64"]),
         command: &["load", "--rate", "3000", "--duration", "2s", "--timeout", "10s"],
         expected: &[&[
             Exit(&[0]),
@@ -185,12 +254,12 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "load-open-loop",
         provokes: "20/s against a server that answers at once",
-        command: &["load", "--rate", "20", "--duration", "2s", "--connections", "5"],
+        command: &["load", "--rate", "20", "--duration", "1s", "--connections", "5"],
         expected: &[&[
             Exit(&[0]),
             Stopped(&[("limit", None)]),
-            Between("/due", 40.0, 40.0),
-            Between("/answered", 40.0, 40.0),
+            Between("/due", 20.0, 20.0),
+            Between("/answered", 19.0, 20.0),
             AccountAddsUp,
             // The distance between two messages is 50 ms.
             Between("/latency_us/p50", 1.0, 10_000.0),
@@ -211,6 +280,27 @@ pub(super) const CASES: &[Case] = &[
         ..Case::PLAIN
     },
 ];
+
+const LOAD_1000: &[&str] = &["load", "--rate", "1000", "--duration", "3s"];
+
+/// Some 300 of 3,000 messages waited, the first of them for 300 ms.
+const STOPPED_300: &[&[Check]] = &[&[
+    Exit(&[0]),
+    Between("/due", 3000.0, 3000.0),
+    Between("/lost", 0.0, 0.0),
+    AccountAddsUp,
+    Between("/latency_us/max", 285_000.0, 345_000.0),
+    Between("/latency_us/p999", 280_000.0, 345_000.0),
+]];
+
+/// The server is stopped so many milliseconds after most of 50 connections are there.
+const fn stop(after_ms: u64, length_ms: Option<u64>) -> Event {
+    let length = match length_ms {
+        Some(length) => Some(Duration::from_millis(length)),
+        None => None,
+    };
+    Event::StopServer { descriptors: 45, delay: Duration::from_millis(after_ms), length }
+}
 
 /// Listener, epoll, three standard streams, and most of 20 connections.
 const KILL_LATER: Event = Event::KillServer { descriptors: 15, delay: Duration::from_secs(1) };

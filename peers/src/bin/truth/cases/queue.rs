@@ -36,6 +36,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "slow-accept-cpu",
         provokes: "5 ms of CPU per accept, backlog 64: all get in",
+        kind: Kind::Long,
         server: Some(&["--accept-cpu", "5ms", "--backlog", "64"]),
         command: &["capacity", "--connections", "200"],
         expected: &[&[
@@ -48,12 +49,22 @@ pub(super) const CASES: &[Case] = &[
         ..Case::PLAIN
     },
     Case {
-        name: "slow-accept-delay-timeout",
-        provokes: "1.5 s sleep per accept, backlog 8, --timeout 1s",
+        name: "slow-accept-delay-full",
+        provokes: "300 ms sleep per accept, backlog 8, --timeout 1s",
         kind: Kind::Long,
-        server: Some(&["--accept-delay", "1.5s", "--backlog", "8"]),
-        command: &["capacity", "--connections", "100", "--timeout", "1s", "--step", "50"],
-        expected: &[&[Exit(&[0]), Stopped(&[("queue_full", Some("server"))])]],
+        server: Some(&["--accept-delay", "300ms", "--backlog", "8"]),
+        command: &["capacity", "--connections", "40", "--timeout", "1s", "--step", "20"],
+        expected: &[
+            &[Exit(&[0]), Stopped(&[("queue_full", Some("server"))])],
+            // Whoever never fills the queue gets everybody in, and says how slowly.
+            &[
+                Exit(&[0]),
+                Stopped(&[("limit", None)]),
+                Between("/alive", 40.0, 40.0),
+                Says(&["accept"]),
+                Says(&["/s", "per second", "a second"]),
+            ],
+        ],
         ..Case::PLAIN
     },
     Case {
@@ -71,7 +82,7 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "slow-accept-cpu-given-pid",
-        provokes: "the same, the server's process given",
+        provokes: "1.5 s of CPU per accept, backlog 8, its process given",
         kind: Kind::Long,
         places: &[Place::GivenPid],
         server: Some(&["--accept-cpu", "1.5s", "--backlog", "8"]),

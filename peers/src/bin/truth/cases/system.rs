@@ -36,7 +36,7 @@ pub(super) const CASES: &[Case] = &[
         name: "syn-drop",
         provokes: "a firewall drops SYNs beyond the first 500",
         places: &[Place::Namespace, Place::Firewall(DROP)],
-        command: &["capacity", "--connections", "1000", "--timeout", "3s"],
+        command: &["capacity", "--connections", "1000", "--timeout", "2s"],
         expected: &[&[
             Exit(&[0]),
             Stopped(&[("timeout", None)]),
@@ -92,6 +92,7 @@ pub(super) const CASES: &[Case] = &[
     Case {
         name: "hidden-full",
         provokes: "a server 5 ms away accepts no more than 500, its process not seen",
+        kind: Kind::Long,
         places: &[Place::HiddenServer],
         server: Some(&["--max-connections", "500", "--beyond", "silence", "--backlog", "64"]),
         command: &["capacity", "--connections", "1000", "--timeout", "2s"],
@@ -175,10 +176,10 @@ pub(super) const CASES: &[Case] = &[
     },
     Case {
         name: "tcp-mem-load",
-        provokes: "tcp_mem of 1,500 pages, 1 MiB messages on 100 connections",
+        provokes: "tcp_mem of 2,000 pages, 256 KiB messages on 100 connections",
         kind: Kind::MachineWide,
-        places: &[Place::MachineSetting("net/ipv4/tcp_mem", "500 1000 1500")],
-        command: &["load", "--connections", "100", "--size", "1MiB", "--duration", "3s"],
+        places: &[Place::MachineSetting("net/ipv4/tcp_mem", "1000 1500 2000")],
+        command: &["load", "--connections", "100", "--size", "256KiB", "--duration", "2s"],
         expected: &[&[
             Exit(&[0, 5]),
             Stopped(&[("tcp_mem", Some("both"))]),
