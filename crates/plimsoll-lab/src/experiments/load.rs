@@ -10,6 +10,7 @@ mod client;
 mod conversation;
 mod histogram;
 pub mod keystream;
+mod piece;
 pub mod repeat;
 mod report;
 
@@ -20,7 +21,8 @@ use std::time::{Duration, Instant};
 
 use plimsoll::{Limits, Profile, Server};
 
-use crate::experiments::load::client::{Client, Outcome, Shared};
+use crate::experiments::load::client::{Client, Shared};
+use crate::experiments::load::piece::Piece;
 use crate::results::Load;
 use crate::worker::exchange::Exchange;
 use crate::{Error, Lab, Result, units};
@@ -129,12 +131,12 @@ const MOST_OUTSTANDING: u64 = 64 << 20;
 /// Nonsensical options; a target that refuses, closes at once or never answers; an engine that
 /// does not start.
 pub fn run(lab: &Lab, options: &Options) -> Result<(Load, bool)> {
-    let (outcome, partial) = measure(lab, options)?;
-    Ok((report::load(options, &outcome), partial))
+    let (piece, partial) = measure(lab, options)?;
+    Ok((piece.load, partial))
 }
 
-/// Loads a server for the whole duration in one piece: as [`run`], with what was counted.
-fn measure(lab: &Lab, options: &Options) -> Result<(Outcome, bool)> {
+/// Loads a server for the whole duration in one piece: as [`run`], with all latencies.
+fn measure(lab: &Lab, options: &Options) -> Result<(Piece, bool)> {
     options.check()?;
     let shared = Arc::new(Shared::default());
     let running = start_client(options, shared.clone())?;
@@ -148,7 +150,7 @@ fn measure(lab: &Lab, options: &Options) -> Result<(Outcome, bool)> {
     })?;
     let load = report::load(options, &outcome);
     blame_the_target(options, &load, partial)?;
-    Ok((outcome, partial))
+    Ok((Piece { load, latencies: outcome.latencies }, partial))
 }
 
 /// Starts the client's shard.

@@ -95,30 +95,6 @@ pub(super) struct Outcome {
     pub(super) timeline: Vec<(f64, f64)>,
 }
 
-impl Outcome {
-    /// Adds what was found in another part of the measured time. Counts and histograms are exact
-    /// sums; of the connections the fewest count; the server's time is known where it is of every
-    /// part.
-    pub(super) fn join(&mut self, other: Self) {
-        if self.seconds == 0.0 && self.messages == 0 && self.errors.is_empty() {
-            *self = other;
-            return;
-        }
-        self.established = self.established.min(other.established);
-        self.messages += other.messages;
-        self.bytes += other.bytes;
-        self.corrupt += other.corrupt;
-        for (name, count) in other.errors {
-            *self.errors.entry(name).or_default() += count;
-        }
-        self.server_cpu = self.server_cpu.zip(other.server_cpu).map(|(one, two)| one + two);
-        self.latencies.join(&other.latencies);
-        let before = self.seconds;
-        self.timeline.extend(other.timeline.into_iter().map(|(at, rate)| (before + at, rate)));
-        self.seconds += other.seconds;
-    }
-}
-
 /// Where a load is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {

@@ -19,9 +19,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::Outcome;
 use super::keystream::Random;
-use super::{Options, measure, report};
+use super::piece::{self, Piece, joined};
+use super::{Options, measure};
 use crate::checks::rows::{self, Design, LEVEL, Pair};
 use crate::results::{Interleaved, Load, LoadRepeat, LoadTarget, Spread, TargetComparison};
 use crate::statistics::quartiles;
@@ -78,50 +78,51 @@ pub fn run(lab: &Lab, targets: &[Options], repeats: u32) -> Result<(Load, bool)>
     let mut measured: Vec<Measured> = targets.iter().map(|_| Measured::default()).collect();
     let mut partial = false;
     for (repeat, order) in plan.orders.iter().enumerate() {
-        let there = order.iter();
-        let back = order.iter().rev().take(if targets.len() > 1 { order.len() } else { 0 });
-        let mut parts: Vec<Outcome> = targets.iter().map(|_| Outcome::default()).collect();
-        for index in there.chain(back) {
-            let slice = plan.slice(*index);
-            let (outcome, interrupted) = measure(&plan.part_of(lab, repeat), &slice)?;
-            parts[*index as usize].join(outcome);
+        for index in plan.visits(order) {
+            let slice = plan.slice(index);
+            let (piece, interrupted) = measure(&plan.part_of(lab, repeat), &slice)?;
+            measured[index as usize].slices.push(piece);
             partial |= interrupted;
             if partial {
                 break;
             }
         }
-        for (measured, part) in measured.iter_mut().zip(parts) {
-            measured.add(part, !partial);
+        for one in &mut measured {
+            one.end_repeat(!partial);
         }
         if partial {
             break;
         }
     }
-    Ok((plan.result(&measured), partial))
+    Ok((plan.result(&measured)?, partial))
 }
 
 /// What was measured on one target.
 #[derive(Debug, Default)]
 struct Measured {
-    whole: Outcome,
+    /// All repeats that have ended.
+    whole: Option<Piece>,
     repeats: Vec<LoadRepeat>,
+    /// The slices of the repeat that is being measured.
+    slices: Vec<Piece>,
 }
 
 impl Measured {
-    /// Adds what a repeat brought; one that was not finished has no place among the repeats.
-    fn add(&mut self, part: Outcome, finished: bool) {
+    /// Joins the slices of a repeat; one that was not finished has no place among the repeats.
+    fn end_repeat(&mut self, finished: bool) {
+        let Some(repeat) = joined(self.slices.drain(..)) else { return };
         if finished {
-            self.repeats.push(report::repeat(&part));
+            self.repeats.push(repeat.repeat());
         }
-        self.whole.join(part);
+        self.whole = joined(self.whole.take().into_iter().chain([repeat]));
     }
 
-    fn load(&self, options: &Options) -> Load {
-        Load {
-            spread: spread(&self.repeats),
-            repeats: self.repeats.clone(),
-            ..report::load(options, &self.whole)
-        }
+    /// `None` where nothing was measured.
+    fn load(&self) -> Option<Load> {
+        let mut load = self.whole.as_ref()?.load.clone();
+        load.spread = spread(&self.repeats);
+        load.repeats.clone_from(&self.repeats);
+        Some(load)
     }
 }
 
@@ -163,6 +164,12 @@ impl<'a> Plan<'a> {
         Options { duration: self.slice, ..self.targets[index as usize].clone() }
     }
 
+    /// The targets of one repeat, in the order in which they are loaded: several there and back.
+    fn visits(&self, order: &[u32]) -> Vec<u32> {
+        let back = if self.targets.len() > 1 { order.len() } else { 0 };
+        order.iter().chain(order.iter().rev().take(back)).copied().collect()
+    }
+
     /// A slice of each target that is not counted.
     fn warm_up(&self, lab: &Lab) -> Result<()> {
         for options in self.targets {
@@ -180,12 +187,17 @@ impl<'a> Plan<'a> {
         Lab { progress: Arc::new(progress), ..lab.clone() }
     }
 
-    fn result(&self, measured: &[Measured]) -> Load {
-        let loads: Vec<Load> =
-            self.targets.iter().zip(measured).map(|(options, one)| one.load(options)).collect();
+    /// # Errors
+    ///
+    /// Interrupted before every target was measured: there is nothing to write.
+    fn result(&self, measured: &[Measured]) -> Result<Load> {
+        let loads: Option<Vec<Load>> = measured.iter().map(Measured::load).collect();
+        let loads = loads.ok_or_else(|| {
+            Error::incomplete("interrupted before every target was measured", "run it again")
+        })?;
         let first = loads[0].clone();
         if loads.len() == 1 {
-            return first;
+            return Ok(first);
         }
         let address = |index: usize| self.targets[index].target.to_string();
         let comparison = Interleaved {
@@ -201,7 +213,7 @@ impl<'a> Plan<'a> {
             server_pid: self.targets[index].server_pid,
             load,
         });
-        Load { targets: targets.collect(), comparison: Some(comparison), ..first }
+        Ok(Load { targets: targets.collect(), comparison: Some(comparison), ..first })
     }
 }
 
@@ -253,7 +265,7 @@ fn compare(loads: &[Load], address: impl Fn(usize) -> String) -> Vec<TargetCompa
 /// One quantity of two loads; `None` where one of them has none. Only repeats in which both have it
 /// count.
 fn pair(name: &str, first: &Load, second: &Load) -> Option<Pair> {
-    let whole = |load: &Load| quantity(&report::whole(load), name);
+    let whole = |load: &Load| quantity(&piece::repeat(load), name);
     let both = first.repeats.iter().zip(&second.repeats);
     let (first_repeats, second_repeats) =
         both.filter_map(|(a, b)| quantity(a, name).zip(quantity(b, name))).unzip();

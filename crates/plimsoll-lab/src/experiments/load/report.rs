@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::client::Outcome;
 use super::{Options, Pace, repeat};
-use crate::results::{Load, LoadRepeat};
+use crate::results::Load;
 use crate::units;
 
 /// The result of a load.
@@ -38,36 +38,6 @@ pub(super) fn load(options: &Options, outcome: &Outcome) -> Load {
         spread: Vec::new(),
         targets: Vec::new(),
         comparison: None,
-    }
-}
-
-/// The figures of one repeat.
-pub(super) fn repeat(outcome: &Outcome) -> LoadRepeat {
-    let messages = outcome.messages;
-    let per_message = |cpu: std::time::Duration| cpu.as_secs_f64() * 1e6 / messages as f64;
-    LoadRepeat {
-        messages,
-        duration: outcome.seconds,
-        messages_per_second: if outcome.seconds > 0.0 {
-            messages as f64 / outcome.seconds
-        } else {
-            0.0
-        },
-        latency_us: outcome.latencies.summary(),
-        server_cpu_us_per_message: outcome.server_cpu.filter(|_| messages > 0).map(per_message),
-        client_cpu_us_per_message: None,
-    }
-}
-
-/// The figures of a whole load, as those of a repeat.
-pub(super) fn whole(load: &Load) -> LoadRepeat {
-    LoadRepeat {
-        messages: load.messages,
-        duration: load.duration,
-        messages_per_second: load.messages_per_second,
-        latency_us: load.latency_us,
-        server_cpu_us_per_message: load.server_cpu_us_per_message,
-        client_cpu_us_per_message: None,
     }
 }
 
