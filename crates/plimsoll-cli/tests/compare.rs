@@ -52,6 +52,12 @@ fn two_targets_are_loaded_in_turns_and_compared() {
     let orders = comparison["orders"].as_array().unwrap();
     assert_eq!(orders.len(), 10);
     assert_ne!(orders[0], orders[1], "each second repeat has the other order");
+    for (target, slices) in targets.iter().zip(comparison["slices"].as_array().unwrap()) {
+        let slices = slices.as_array().unwrap();
+        assert_eq!(slices.len(), 20, "there and back in each repeat");
+        let messages: u64 = slices.iter().map(|one| one["messages"].as_u64().unwrap()).sum();
+        assert_eq!(target["load"]["messages"], json!(messages));
+    }
     let rows = comparison["targets"][0]["rows"].as_array().unwrap();
     for path in
         ["load.messages_per_second", "load.latency_us.p50", "load.server_cpu_us_per_message"]

@@ -10,6 +10,10 @@
 //! - With several targets a repeat takes them there and back: A B B A. A phase that grows or fades
 //!   steadily weighs on both alike. Which comes first is drawn by the seed; every second repeat
 //!   has the order of the one before reversed, so that no target is first more often.
+//! - What is judged are the ratios of slices that were measured next to each other, there and back
+//!   apart: two of each repeat. Their mean would be less noisy, but ten means can be told from
+//!   chance, with six rows, only where all ten agree; that missed a server that needs 10 % more in
+//!   two of nine runs, at slices of 0.1 s.
 //! - Each slice makes its connections anew, and ends them. A target that is not loaded has no
 //!   connections of ours, and nothing to do. Connecting is not measured.
 //! - One slice of each target is not counted: it warms caches, and finds a target that does not
@@ -81,7 +85,7 @@ pub fn run(lab: &Lab, targets: &[Options], repeats: u32) -> Result<(Load, bool)>
         for index in plan.visits(order) {
             let slice = plan.slice(index);
             let (piece, interrupted) = measure(&plan.part_of(lab, repeat), &slice)?;
-            measured[index as usize].slices.push(piece);
+            measured[index as usize].pieces.push(piece);
             partial |= interrupted;
             if partial {
                 break;
@@ -103,15 +107,19 @@ struct Measured {
     /// All repeats that have ended.
     whole: Option<Piece>,
     repeats: Vec<LoadRepeat>,
+    /// The slices of these repeats, in the order in which they were measured.
+    slices: Vec<LoadRepeat>,
     /// The slices of the repeat that is being measured.
-    slices: Vec<Piece>,
+    pieces: Vec<Piece>,
 }
 
 impl Measured {
     /// Joins the slices of a repeat; one that was not finished has no place among the repeats.
     fn end_repeat(&mut self, finished: bool) {
-        let Some(repeat) = joined(self.slices.drain(..)) else { return };
+        let slices: Vec<LoadRepeat> = self.pieces.iter().map(Piece::repeat).collect();
+        let Some(repeat) = joined(self.pieces.drain(..)) else { return };
         if finished {
+            self.slices.extend(slices);
             self.repeats.push(repeat.repeat());
         }
         self.whole = joined(self.whole.take().into_iter().chain([repeat]));
@@ -199,6 +207,7 @@ impl<'a> Plan<'a> {
         if loads.len() == 1 {
             return Ok(first);
         }
+        let slices: Vec<Vec<LoadRepeat>> = measured.iter().map(|one| one.slices.clone()).collect();
         let address = |index: usize| self.targets[index].target.to_string();
         let comparison = Interleaved {
             baseline: address(0),
@@ -206,7 +215,8 @@ impl<'a> Plan<'a> {
             slice_seconds: self.slice.as_secs_f64(),
             orders: self.orders[..first.repeats.len()].to_vec(),
             level: LEVEL,
-            targets: compare(&loads, address),
+            targets: compare(&loads, &slices, address),
+            slices,
         };
         let targets = loads.into_iter().enumerate().map(|(index, load)| LoadTarget {
             address: address(index),
@@ -238,13 +248,18 @@ fn orders(targets: u32, repeats: u32, seed: u64) -> Vec<Vec<u32>> {
 
 /// Each target but the first against the first. All rows of all targets are judged together, so
 /// that the level holds for the whole table.
-fn compare(loads: &[Load], address: impl Fn(usize) -> String) -> Vec<TargetComparison> {
-    let (first, others) = loads.split_first().expect("there are several targets");
+fn compare(
+    loads: &[Load],
+    slices: &[Vec<LoadRepeat>],
+    address: impl Fn(usize) -> String,
+) -> Vec<TargetComparison> {
+    let others = 1..loads.len();
     let mut pairs = Vec::new();
     let mut owners = Vec::new();
-    for (index, other) in others.iter().enumerate() {
+    for index in others.clone() {
         for name in QUANTITIES {
-            if let Some(pair) = pair(name, first, other) {
+            let side = |index: usize| (&loads[index], slices[index].as_slice());
+            if let Some(pair) = pair(name, side(0), side(index)) {
                 pairs.push(pair);
                 owners.push(index);
             }
@@ -254,19 +269,23 @@ fn compare(loads: &[Load], address: impl Fn(usize) -> String) -> Vec<TargetCompa
     let of = |index: usize| {
         owners.iter().zip(&rows).filter(move |(owner, _)| **owner == index).map(|(_, row)| row)
     };
-    (0..others.len())
+    others
         .map(|index| TargetComparison {
-            address: address(index + 1),
+            address: address(index),
             rows: of(index).cloned().collect(),
         })
         .collect()
 }
 
-/// One quantity of two loads; `None` where one of them has none. Only repeats in which both have it
-/// count.
-fn pair(name: &str, first: &Load, second: &Load) -> Option<Pair> {
+/// One quantity of two loads with their slices; `None` where one of them has none. Only slices in
+/// which both have it count.
+fn pair(
+    name: &str,
+    (first, first_slices): (&Load, &[LoadRepeat]),
+    (second, second_slices): (&Load, &[LoadRepeat]),
+) -> Option<Pair> {
     let whole = |load: &Load| quantity(&piece::repeat(load), name);
-    let both = first.repeats.iter().zip(&second.repeats);
+    let both = first_slices.iter().zip(second_slices);
     let (first_repeats, second_repeats) =
         both.filter_map(|(a, b)| quantity(a, name).zip(quantity(b, name))).unzip();
     Some(Pair {
@@ -322,7 +341,7 @@ pub(super) fn render_comparison(comparison: &Interleaved) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
-            "{} against {}: {} repeats in turns of {}",
+            "{} against {}: {} repeats, there and back in slices of {}",
             target.address,
             comparison.baseline,
             comparison.repeats,
