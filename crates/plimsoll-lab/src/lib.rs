@@ -27,6 +27,7 @@ mod lab;
 mod observe;
 mod statistics;
 mod sys;
+mod verdict;
 
 pub use error::{Error, Result};
 pub use lab::{Lab, Progress, Quiet};

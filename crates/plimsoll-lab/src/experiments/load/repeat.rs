@@ -27,7 +27,9 @@ use super::keystream::Random;
 use super::piece::{self, Piece, joined};
 use super::{Options, measure};
 use crate::checks::rows::{self, Design, LEVEL, Pair};
-use crate::results::{Interleaved, Load, LoadRepeat, LoadTarget, Spread, TargetComparison};
+use crate::results::{
+    Interleaved, Load, LoadRepeat, LoadTarget, Side, Spread, StoppedBy, TargetComparison,
+};
 use crate::statistics::quartiles;
 use crate::{Error, Lab, Progress, Result, units};
 
@@ -68,8 +70,9 @@ pub(crate) fn quantity(repeat: &LoadRepeat, name: &str) -> Option<f64> {
 ///
 /// # Errors
 ///
-/// As [`run`](super::run); too many repeats for the duration. A target that fails after a repeat was
-/// measured ends the run as its error says: what others did cannot be compared with nothing.
+/// As [`run`](super::run); too many repeats for the duration. A target that fails after something
+/// was measured on it is no error: the run ends there, and its loads are not
+/// [`complete`](Load::complete).
 pub fn run(lab: &Lab, targets: &[Options], repeats: u32) -> Result<(Load, bool)> {
     let Some(first) = targets.first() else {
         return Err(Error::usage("there is no target", "give --target"));
@@ -80,25 +83,27 @@ pub fn run(lab: &Lab, targets: &[Options], repeats: u32) -> Result<(Load, bool)>
     let plan = Plan::new(targets, repeats)?;
     plan.warm_up(lab)?;
     let mut measured: Vec<Measured> = targets.iter().map(|_| Measured::default()).collect();
-    let mut partial = false;
+    let mut end = End::Whole;
     for (repeat, order) in plan.orders.iter().enumerate() {
-        for index in plan.visits(order) {
-            let slice = plan.slice(index);
-            let (piece, interrupted) = measure(&plan.part_of(lab, repeat), &slice)?;
-            measured[index as usize].pieces.push(piece);
-            partial |= interrupted;
-            if partial {
-                break;
-            }
-        }
+        end = plan.repeat(&plan.part_of(lab, repeat), order, &mut measured)?;
         for one in &mut measured {
-            one.end_repeat(!partial);
+            one.end_repeat(end == End::Whole);
         }
-        if partial {
+        if end != End::Whole {
             break;
         }
     }
-    Ok((plan.result(&measured)?, partial))
+    Ok((plan.result(&measured, end)?, end == End::Interrupted))
+}
+
+/// How a repeat, or the run, ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// All of it was measured.
+    Whole,
+    Interrupted,
+    /// A target went away: what others do from here on can be compared with nothing.
+    TargetGone,
 }
 
 /// What was measured on one target.
@@ -111,9 +116,15 @@ struct Measured {
     slices: Vec<LoadRepeat>,
     /// The slices of the repeat that is being measured.
     pieces: Vec<Piece>,
+    /// Why nothing more could be measured.
+    failure: Option<Error>,
 }
 
 impl Measured {
+    fn has_some(&self) -> bool {
+        self.whole.is_some() || !self.pieces.is_empty()
+    }
+
     /// Joins the slices of a repeat; one that was not finished has no place among the repeats.
     fn end_repeat(&mut self, finished: bool) {
         let slices: Vec<LoadRepeat> = self.pieces.iter().map(Piece::repeat).collect();
@@ -125,9 +136,22 @@ impl Measured {
         self.whole = joined(self.whole.take().into_iter().chain([repeat]));
     }
 
-    /// `None` where nothing was measured.
-    fn load(&self) -> Option<Load> {
+    /// What was found on a target for which this was asked; `None` where nothing was measured.
+    fn load(&self, options: &Options, end: End) -> Option<Load> {
         let mut load = self.whole.as_ref()?.load.clone();
+        load.duration_asked = options.duration.as_secs_f64();
+        load.complete &= end == End::Whole;
+        if let Some(failure) = &self.failure {
+            // Anything else is of this machine: a limit of the client's, for one.
+            let of_target = matches!(failure, Error::Target { .. });
+            load.stopped_by =
+                Some(if of_target { StoppedBy::ServerEnded } else { StoppedBy::Unknown });
+            load.stopped_side = of_target.then_some(Side::Server);
+            load.evidence = format!(
+                "after {} of {} s no slice could be measured any more: {failure}",
+                load.duration, load.duration_asked
+            );
+        }
         load.spread = spread(&self.repeats);
         load.repeats.clone_from(&self.repeats);
         Some(load)
@@ -172,6 +196,33 @@ impl<'a> Plan<'a> {
         Options { duration: self.slice, ..self.targets[index as usize].clone() }
     }
 
+    /// Measures one repeat. A target that fails after something was measured ends the run without
+    /// an error: what was measured stands.
+    fn repeat(&self, lab: &Lab, order: &[u32], measured: &mut [Measured]) -> Result<End> {
+        for index in self.visits(order) {
+            let one = &mut measured[index as usize];
+            match measure(lab, &self.slice(index)) {
+                Ok((piece, interrupted)) => {
+                    let gone = piece.load.stopped_by == Some(StoppedBy::ServerEnded);
+                    one.pieces.push(piece);
+                    if interrupted {
+                        return Ok(End::Interrupted);
+                    }
+                    if gone {
+                        return Ok(End::TargetGone);
+                    }
+                }
+                Err(error) if one.has_some() => {
+                    lab.progress.warn(&format!("the run ends here: {error}"));
+                    one.failure = Some(error);
+                    return Ok(End::TargetGone);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(End::Whole)
+    }
+
     /// The targets of one repeat, in the order in which they are loaded: several there and back.
     fn visits(&self, order: &[u32]) -> Vec<u32> {
         let back = if self.targets.len() > 1 { order.len() } else { 0 };
@@ -197,11 +248,12 @@ impl<'a> Plan<'a> {
 
     /// # Errors
     ///
-    /// Interrupted before every target was measured: there is nothing to write.
-    fn result(&self, measured: &[Measured]) -> Result<Load> {
-        let loads: Option<Vec<Load>> = measured.iter().map(Measured::load).collect();
+    /// It ended before every target was measured: there is nothing to compare.
+    fn result(&self, measured: &[Measured], end: End) -> Result<Load> {
+        let both = self.targets.iter().zip(measured);
+        let loads: Option<Vec<Load>> = both.map(|(options, one)| one.load(options, end)).collect();
         let loads = loads.ok_or_else(|| {
-            Error::incomplete("interrupted before every target was measured", "run it again")
+            Error::incomplete("the run ended before every target was measured", "run it again")
         })?;
         let first = loads[0].clone();
         if loads.len() == 1 {
