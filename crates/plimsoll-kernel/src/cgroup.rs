@@ -8,11 +8,15 @@
 //! Kernel texts: `Documentation/admin-guide/cgroup-v1/memory.rst`,
 //! `Documentation/admin-guide/cgroup-v2.rst`.
 
+mod groups;
+
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::Result;
 use crate::source;
+
+pub use groups::{GroupFigures, Groups};
 
 /// From here on it is no limit: version 1 writes "none" as the largest whole
 /// number of pages, and nothing real comes near 2⁶² bytes.

@@ -211,6 +211,16 @@ pub fn listener(local: SocketAddr) -> Result<Option<Listener>> {
     Ok(best.min_by_key(|(rank, _)| *rank).map(|(_, one)| one))
 }
 
+/// All listeners that share the address which a client connecting to `local` would reach: several
+/// with `SO_REUSEPORT`, each with an accept queue of its own. See [`listener`] for which address.
+pub fn listeners_at(local: SocketAddr) -> Result<Vec<Listener>> {
+    let wanted = canonical(local);
+    let mut found = list_listeners(Some(local.port()))?;
+    let best = found.iter().filter_map(|one| rank(one, wanted)).min();
+    found.retain(|one| best.is_some() && rank(one, wanted) == best);
+    Ok(found)
+}
+
 /// All listeners on a port, whatever their address.
 pub fn listeners_on(port: u16) -> Result<Vec<Listener>> {
     list_listeners(Some(port))

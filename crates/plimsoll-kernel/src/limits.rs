@@ -242,6 +242,11 @@ fn reserved_within(list: &str, range: (u16, u16)) -> Option<u32> {
     Some(count)
 }
 
+/// `RLIMIT_NOFILE` of a process, by one small file.
+pub(crate) fn nofile_of(pid: u32) -> Option<Rlimit> {
+    rlimit(&source::read_process(pid, "limits").ok()?, "Max open files")
+}
+
 /// A line of `/proc/PID/limits`: the name, soft, hard, the unit.
 fn rlimit(text: &str, name: &str) -> Option<Rlimit> {
     let mut words = text.lines().find_map(|line| line.strip_prefix(name))?.split_ascii_whitespace();

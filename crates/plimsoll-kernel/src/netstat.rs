@@ -72,6 +72,14 @@ impl Netstat {
     }
 }
 
+/// Counters that were recorded: names as [`Netstat`] has them, and values.
+impl<'a> FromIterator<(&'a str, u64)> for Netstat {
+    fn from_iter<I: IntoIterator<Item = (&'a str, u64)>>(counters: I) -> Self {
+        let counters = counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { counters }
+    }
+}
+
 /// Parses pairs of lines, names and then values, each with the group's name in
 /// front. A value below zero (`Tcp.MaxConn` is −1) is no counter: left out.
 fn parse(path: &str, text: &str, counters: &mut BTreeMap<String, u64>) -> Result<()> {

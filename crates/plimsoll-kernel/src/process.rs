@@ -1,5 +1,9 @@
 //! What a process is and what it uses.
 
+mod figures;
+mod handle;
+
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -7,6 +11,9 @@ use std::time::Duration;
 use crate::source;
 use crate::system;
 use crate::{Error, Result};
+
+pub use figures::{Figures, State, executable, name, parent};
+pub use handle::{Exit, Fate, Handle};
 
 /// One look at a process; the figures are read one after the other.
 ///
@@ -161,10 +168,15 @@ pub fn socket_inodes(pid: u32) -> Result<Vec<u64>> {
 /// descriptors of all processes that it may look at: for a listener or two, not
 /// for each connection.
 pub fn holders(inode: u64) -> Result<Vec<u32>> {
-    let mut found: Vec<u32> = all()?
-        .into_iter()
-        .filter(|pid| socket_inodes(*pid).is_ok_and(|held| held.binary_search(&inode).is_ok()))
-        .collect();
+    holders_of(&BTreeSet::from([inode]))
+}
+
+/// The processes that hold one of several sockets, by their inodes, ascending: one
+/// walk over the descriptors of all processes that it may look at.
+pub fn holders_of(inodes: &BTreeSet<u64>) -> Result<Vec<u32>> {
+    let holds =
+        |pid| socket_inodes(pid).is_ok_and(|held| held.iter().any(|one| inodes.contains(one)));
+    let mut found: Vec<u32> = all()?.into_iter().filter(|pid| holds(*pid)).collect();
     found.sort_unstable();
     Ok(found)
 }
@@ -244,10 +256,19 @@ fn schedstat_of(thread: &Path) -> Option<u64> {
 
 /// What is needed of `/proc/PID/stat` (`man 5 proc_pid_stat`).
 struct Stat {
+    state: char,
     parent: u32,
     user: Duration,
     system: Duration,
     threads: u64,
+    /// In ticks since boot.
+    started: u64,
+    /// As `wait(2)` reports it; 0 for whoever may not see it, and of a process that runs.
+    #[cfg_attr(
+        not(target_os = "linux"),
+        expect(dead_code, reason = "only Linux has descriptors of processes")
+    )]
+    exit_code: i32,
 }
 
 impl Stat {
@@ -269,11 +290,21 @@ impl Stat {
             Some(Duration::from_micros(micros / system::clock_ticks_per_second()))
         };
         Some(Self {
+            state: fields.first()?.chars().next()?,
             parent: field(4)?.try_into().ok()?,
             user: ticks(14)?,
             system: ticks(15)?,
             threads: field(20)?,
+            started: field(22)?,
+            exit_code: fields.get(52 - 3).and_then(|word| word.parse().ok()).unwrap_or(0),
         })
+    }
+
+    /// How it ended: of a process that has ended and was not waited for, where it may be seen. The
+    /// kernel writes 0 for those who may not see it, so that 0 says nothing.
+    #[cfg(target_os = "linux")]
+    fn exit(&self) -> Option<i32> {
+        Some(self.exit_code).filter(|code| *code != 0)
     }
 }
 
@@ -283,9 +314,9 @@ mod tests {
 
     #[test]
     fn a_name_with_parentheses_does_not_shift_the_fields() {
-        let text = "7 (a) b (c)) S 3 7 7 0 -1 0 0 0 0 0 100 50 0 0 20 0 4 0 0";
+        let text = "7 (a) b (c)) S 3 7 7 0 -1 0 0 0 0 0 100 50 0 0 20 0 4 0 99";
         let stat = Stat::parse(text).unwrap();
-        assert_eq!((stat.parent, stat.threads), (3, 4));
+        assert_eq!((stat.state, stat.parent, stat.threads, stat.started), ('S', 3, 4, 99));
         assert!(stat.user > stat.system);
         for text in ["", "7 (a", "7 (a) S", "7 (a) S x 7 7 0 -1 0 0 0 0 0 100 50 0 0 20 0 4"] {
             assert!(Stat::parse(text).is_none(), "{text}");

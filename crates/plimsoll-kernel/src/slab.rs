@@ -145,6 +145,14 @@ impl Slabs {
         Ok(Self { slabs, aliases: Aliases::read() })
     }
 
+    /// Caches as a recorded `/proc/slabinfo` has them; no name is merged with another.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] if it is none.
+    pub fn of_text(text: &str) -> Result<Self> {
+        Ok(Self { slabs: parse(text)?, aliases: Aliases::default() })
+    }
+
     /// The line of this very name.
     pub fn get(&self, name: &str) -> Option<&Slab> {
         self.slabs.iter().find(|slab| slab.name == name)

@@ -60,3 +60,32 @@ pub(crate) fn process_cpu_clock(pid: u32) -> Option<std::time::Duration> {
 pub(crate) fn process_cpu_clock(_: u32) -> Option<std::time::Duration> {
     None
 }
+
+/// How a process ended that its parent has waited for, as `wait(2)` reports it: `PIDFD_GET_INFO` with
+/// `PIDFD_INFO_EXIT` (`include/uapi/linux/pidfd.h`), Linux 6.15. `None` before its parent has waited,
+/// and on older kernels.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "rustix has no such request")]
+pub(crate) fn exit_of_reaped(pidfd: &std::os::fd::OwnedFd) -> Option<i32> {
+    use std::os::fd::AsRawFd as _;
+
+    /// `struct pidfd_info` as of its first version, of 64 bytes, which later kernels still fill.
+    #[repr(C)]
+    #[derive(Default)]
+    struct PidfdInfo {
+        mask: u64,
+        cgroupid: u64,
+        /// pid, tgid, ppid, and eight of user and group.
+        ids: [u32; 11],
+        exit_code: i32,
+    }
+    const PIDFD_INFO_EXIT: u64 = 1 << 3;
+    const PIDFD_GET_INFO: libc::Ioctl = libc::_IOWR::<PidfdInfo>(0xff, 11);
+
+    let mut info = PidfdInfo { mask: PIDFD_INFO_EXIT, ..PidfdInfo::default() };
+    // SAFETY: the descriptor is open as long as `pidfd` is borrowed. The request carries the size of
+    // `PidfdInfo`, so that the kernel reads and writes no more than that through the pointer, which
+    // is to a live local; any bits are valid in its fields, and the kernel keeps nothing.
+    let result = unsafe { libc::ioctl(pidfd.as_raw_fd(), PIDFD_GET_INFO, &raw mut info) };
+    (result == 0 && info.mask & PIDFD_INFO_EXIT != 0).then_some(info.exit_code)
+}

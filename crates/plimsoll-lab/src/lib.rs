@@ -15,19 +15,19 @@ pub mod checks;
 pub mod embedded;
 pub mod evidence;
 pub mod experiments;
+pub mod observe;
 pub mod report;
 pub mod results;
 pub mod survey;
 pub mod units;
+pub mod verdict;
 pub mod worker;
 
 mod errno;
 mod error;
 mod lab;
-mod observe;
 mod statistics;
 mod sys;
-mod verdict;
 
 pub use error::{Error, Result};
 pub use lab::{Lab, Progress, Quiet};

@@ -30,6 +30,7 @@ use self::limits::{Plan, Room};
 use self::piece::Piece;
 use self::server::Watched;
 use self::shared::Shared;
+use crate::observe::Ended;
 use crate::results::{Load, StoppedBy};
 use crate::worker::exchange::Exchange;
 use crate::{Error, Lab, Result, units};
@@ -149,7 +150,7 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Load, bool)> {
 fn measure(lab: &Lab, options: &Options) -> Result<(Piece, bool)> {
     options.check()?;
     let plan = Plan::new(options, &Room::here())?;
-    let mut watched = Watched::new(options.target, options.server_pid);
+    let mut watched = Watched::new(options.target, options.server_pid)?;
     let shared = Arc::new(Shared::new(plan.clients));
     let running = start_clients(options, plan, &shared)?;
     let watch = watch(lab, options, &shared, &running, &mut watched);
@@ -192,9 +193,9 @@ struct Watch {
     interrupted: bool,
     /// Seconds since the start, and messages answered per second since the sample before.
     timeline: Vec<(f64, f64)>,
-    /// How the server's process ended.
-    server_ended: Option<String>,
-    /// The server's process was stopped when the last reply was waited for.
+    /// How the server's process ended, or one of its processes.
+    server_ended: Option<Ended>,
+    /// One of the server's processes was stopped when the last reply was waited for.
     server_paused: bool,
 }
 
@@ -247,9 +248,9 @@ fn watch(
             seen.interrupted = true;
             shared.stop();
         }
-        if seen.server_ended.is_none() {
-            seen.server_ended = watched.process_ended();
-            if seen.server_ended.is_some() {
+        if !seen.server_ended.as_ref().is_some_and(|ended| ended.is_main) {
+            seen.server_ended = watched.server_ended();
+            if seen.server_ended.as_ref().is_some_and(|ended| ended.is_main) {
                 shared.tell_target_ended();
             }
         }
@@ -260,7 +261,7 @@ fn watch(
         watched.end();
     }
     // A client that found no connection any more may have ended before the process was looked at.
-    seen.server_ended = seen.server_ended.or_else(|| watched.process_ended());
+    seen.server_ended = seen.server_ended.or_else(|| watched.server_ended());
     seen
 }
 

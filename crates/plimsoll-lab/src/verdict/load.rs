@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use plimsoll_kernel::limits::Triple;
 
+use super::{Stop, words};
+use crate::observe::{Ended, How};
 use crate::results::{Side, StoppedBy, UnexpectedReply};
 use crate::units;
 
@@ -78,9 +80,9 @@ pub(crate) struct Facts {
     pub(crate) cut: bool,
     /// No connection had been open for so long when it ended.
     pub(crate) down_seconds: Option<f64>,
-    /// How the server's process ended, where it did.
-    pub(crate) server_ended: Option<String>,
-    /// The server's process was seen stopped at the end (state T).
+    /// How the server's process ended, or one of its processes, where one did.
+    pub(crate) server_ended: Option<Ended>,
+    /// One of the server's processes was seen stopped at the end (state T).
     pub(crate) server_paused: bool,
     /// The client's busiest thread.
     pub(crate) client: Core,
@@ -91,22 +93,8 @@ pub(crate) struct Facts {
     pub(crate) counted: Counted,
 }
 
-/// A verdict.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Verdict {
-    pub(crate) by: StoppedBy,
-    pub(crate) side: Option<Side>,
-    pub(crate) evidence: String,
-}
-
-impl Verdict {
-    fn new(by: StoppedBy, side: impl Into<Option<Side>>, evidence: String) -> Self {
-        Self { by, side: side.into(), evidence }
-    }
-}
-
 /// What held the load back: the first of these that its facts prove.
-pub(crate) fn judge(facts: &Facts) -> Verdict {
+pub(crate) fn judge(facts: &Facts) -> Stop {
     interrupted(facts)
         .or_else(|| server_ended(facts))
         .or_else(|| paused(facts))
@@ -119,11 +107,11 @@ pub(crate) fn judge(facts: &Facts) -> Verdict {
         .unwrap_or_else(|| {
             let text =
                 format!("{}; {}: none of these was at a limit", account(facts), figures(facts));
-            Verdict::new(StoppedBy::Unknown, None, text)
+            Stop::new(StoppedBy::Unknown, None, text)
         })
 }
 
-fn interrupted(facts: &Facts) -> Option<Verdict> {
+fn interrupted(facts: &Facts) -> Option<Stop> {
     facts.interrupted.then(|| {
         let text = format!(
             "it was interrupted after {} of {}; {}",
@@ -131,11 +119,11 @@ fn interrupted(facts: &Facts) -> Option<Verdict> {
             seconds(facts.seconds_asked),
             account(facts)
         );
-        Verdict::new(StoppedBy::Interrupted, None, text)
+        Stop::new(StoppedBy::Interrupted, None, text)
     })
 }
 
-fn server_ended(facts: &Facts) -> Option<Verdict> {
+fn server_ended(facts: &Facts) -> Option<Stop> {
     let missed = facts.lost > 0 || facts.down_seconds.is_some();
     if !(facts.cut || (facts.server_ended.is_some() && missed)) {
         return None;
@@ -145,7 +133,7 @@ fn server_ended(facts: &Facts) -> Option<Verdict> {
         false => "by the end of the run".to_owned(),
     };
     let mut text = match &facts.server_ended {
-        Some(how) => format!("{when} {how}"),
+        Some(ended) => format!("{when} {}", how_it_ended(ended)),
         None => match facts.down_seconds {
             Some(down) => {
                 format!("{when} no connection had been open for {}", seconds(down))
@@ -162,24 +150,47 @@ fn server_ended(facts: &Facts) -> Option<Verdict> {
     if facts.server_ended.is_none() && refused == 0 {
         add_said(&mut text, facts);
         let by = if facts.said.is_empty() { StoppedBy::Unknown } else { StoppedBy::ServerLimit };
-        return Some(Verdict::new(by, Side::Server, text));
+        return Some(Stop::new(by, Side::Server, text));
     }
-    Some(Verdict::new(StoppedBy::ServerEnded, Side::Server, text))
+    Some(Stop::new(StoppedBy::ServerEnded, Side::Server, text))
 }
 
-fn paused(facts: &Facts) -> Option<Verdict> {
+/// The sentence on a process that ended.
+fn how_it_ended(ended: &Ended) -> String {
+    let name = ended.name.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
+    let which =
+        if ended.is_main { "the server's process" } else { "one of the server's processes," };
+    let mut text = match ended.how {
+        Some(How::Signal(signal)) => {
+            format!("{which} {}{name} had been ended by signal {signal}", ended.pid)
+        }
+        Some(How::Code(code)) => {
+            format!("{which} {}{name} had ended with exit code {code}", ended.pid)
+        }
+        None => format!("{which} {}{name} had ended", ended.pid),
+    };
+    if let Some(kills) = ended.oom_kills.filter(|kills| *kills > 0) {
+        let _ = write!(text, ", and its control group counts oom_kill +{kills}");
+    }
+    if let Some(line) = &ended.last_line {
+        let _ = write!(text, "; its last line: \"{}\"", line.escape_debug());
+    }
+    text
+}
+
+fn paused(facts: &Facts) -> Option<Stop> {
     (facts.server_paused && facts.late + facts.lost > 0).then(|| {
         let text = format!(
             "the server's process is stopped (state T); {}, waited for until {} after the end",
             account(facts),
             seconds(facts.timeout_seconds)
         );
-        Verdict::new(StoppedBy::Timeout, Side::Server, text)
+        Stop::new(StoppedBy::Timeout, Side::Server, text)
     })
 }
 
 /// Fewer connections were there at the start than were asked for.
-fn missing_connections(facts: &Facts) -> Option<Verdict> {
+fn missing_connections(facts: &Facts) -> Option<Stop> {
     let missing = facts.asked.saturating_sub(facts.established);
     if missing == 0 {
         return None;
@@ -212,12 +223,12 @@ fn missing_connections(facts: &Facts) -> Option<Verdict> {
     } else {
         (StoppedBy::Unknown, None)
     };
-    Some(Verdict::new(by, side, text))
+    Some(Stop::new(by, side, text))
 }
 
 /// The server said in HTTP that it takes no more: 503 (Service Unavailable) or 429 (Too Many
 /// Requests).
-fn turned_away(facts: &Facts) -> Option<Verdict> {
+fn turned_away(facts: &Facts) -> Option<Stop> {
     let busy = |text: &str| {
         let status = text.strip_prefix("HTTP/1.").and_then(|rest| rest.get(2..5));
         matches!(status, Some("503" | "429"))
@@ -225,11 +236,11 @@ fn turned_away(facts: &Facts) -> Option<Verdict> {
     facts.said.iter().any(|said| busy(&said.text)).then(|| {
         let mut text = account(facts);
         add_said(&mut text, facts);
-        Verdict::new(StoppedBy::ServerLimit, Side::Server, text)
+        Stop::new(StoppedBy::ServerLimit, Side::Server, text)
     })
 }
 
-fn kept_its_rate(facts: &Facts) -> Option<Verdict> {
+fn kept_its_rate(facts: &Facts) -> Option<Stop> {
     let rate = facts.rate?;
     let most_late = (facts.due as f64 * ON_THEIR_WAY).max(1.0);
     let kept = facts.lost == 0 && facts.late as f64 <= most_late && facts.due > 0;
@@ -240,11 +251,11 @@ fn kept_its_rate(facts: &Facts) -> Option<Verdict> {
             account(facts),
             figures(facts)
         );
-        Verdict::new(StoppedBy::Limit, None, text)
+        Stop::new(StoppedBy::Limit, None, text)
     })
 }
 
-fn tcp_memory(facts: &Facts) -> Option<Verdict> {
+fn tcp_memory(facts: &Facts) -> Option<Stop> {
     let counted = &facts.counted;
     let tcp_mem = counted.tcp_mem?;
     let pressures = counted.memory_pressures.unwrap_or(0);
@@ -253,37 +264,37 @@ fn tcp_memory(facts: &Facts) -> Option<Verdict> {
         let text = format!(
             "TCP's memory was short: up to {} pages in use, of net.ipv4.tcp_mem {} {} {} \
              (TCPMemoryPressures +{}, PruneCalled +{}, {} segments sent again); {}",
-            known(counted.tcp_pages),
+            words(counted.tcp_pages),
             tcp_mem.min,
             tcp_mem.default,
             tcp_mem.max,
-            known(counted.memory_pressures),
-            known(counted.pruned),
-            known(counted.retransmitted),
+            words(counted.memory_pressures),
+            words(counted.pruned),
+            words(counted.retransmitted),
             account(facts)
         );
-        Verdict::new(StoppedBy::TcpMem, Side::Both, text)
+        Stop::new(StoppedBy::TcpMem, Side::Both, text)
     })
 }
 
-fn processor(facts: &Facts) -> Option<Verdict> {
+fn processor(facts: &Facts) -> Option<Stop> {
     let client = facts.client.is_full() && !facts.client_spins;
     let server = facts.server.is_some_and(Core::is_full);
     let (side, whose) = match (client, server) {
-        (true, true) => (Side::Both, "both sides' cores were full"),
+        (true, true) => (Side::Both, "both sides had no processor time left"),
         (true, false) => (
             Side::Client,
-            "the client's core was full: this is what the client can do, and the server may be able to \
-             do more",
+            "the client had no processor time left: this is what the client can do, and the server may \
+             be able to do more",
         ),
-        (false, true) => (Side::Server, "the server's core was full"),
+        (false, true) => (Side::Server, "the server had no processor time left"),
         (false, false) => return None,
     };
     let text = format!("{whose}: {}; {}", figures(facts), account(facts));
-    Some(Verdict::new(StoppedBy::Cpu, side, text))
+    Some(Stop::new(StoppedBy::Cpu, side, text))
 }
 
-fn unanswered(facts: &Facts) -> Option<Verdict> {
+fn unanswered(facts: &Facts) -> Option<Stop> {
     (facts.lost > 0).then(|| {
         let mut text = format!(
             "{}, waited for until {} after the end ({}); {}",
@@ -295,14 +306,14 @@ fn unanswered(facts: &Facts) -> Option<Verdict> {
         add_said(&mut text, facts);
         let silent = count_of(facts, "reply_timeout") + count_of(facts, "overrun") > 0;
         let by = if silent { StoppedBy::Timeout } else { StoppedBy::Unknown };
-        Verdict::new(by, Side::Server, text)
+        Stop::new(by, Side::Server, text)
     })
 }
 
 /// What became of the messages.
 fn account(facts: &Facts) -> String {
     let mut text = format!(
-        "{} of {} messages were answered in time",
+        "{} of {} messages were answered before the end",
         units::count(facts.answered),
         units::count(facts.due)
     );
@@ -356,10 +367,6 @@ fn errors(facts: &Facts) -> String {
 
 fn count_of(facts: &Facts, name: &str) -> u64 {
     facts.errors.get(name).copied().unwrap_or(0)
-}
-
-fn known(count: Option<u64>) -> String {
-    count.map_or_else(|| "unknown".to_owned(), |count| count.to_string())
 }
 
 fn seconds(value: f64) -> String {

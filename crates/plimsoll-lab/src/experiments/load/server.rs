@@ -1,79 +1,69 @@
 //! What is read of the server and of the kernel while a load runs.
 
-use std::fs;
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use plimsoll_kernel::limits::Limits;
-use plimsoll_kernel::netstat::Netstat;
+use plimsoll_kernel::process::State;
 use plimsoll_kernel::sockstat::Sockstat;
-use plimsoll_kernel::{diag, process};
 
-use crate::observe::family;
+use crate::Result;
 use crate::observe::threads::{self, Usage};
+use crate::observe::{Depth, Ended, Process, Server, Snapshot};
 use crate::verdict::load::{Core, Counted};
 
-/// The server's process, and the kernel's counters, from before the first connect on.
-#[derive(Debug)]
+/// The server, and the kernel's counters from before the first connect on.
 pub(super) struct Watched {
-    pid: Option<u32>,
-    before_connects: Option<Netstat>,
+    server: Server,
+    before_connects: Snapshot,
     begun: Option<Reading>,
     ended: Option<Reading>,
+    /// The most pages that TCP's memory had when it was looked at.
     tcp_pages: Option<u64>,
-    was_there: bool,
 }
 
 /// All that is read at one moment.
-#[derive(Debug)]
 struct Reading {
-    at: Instant,
-    cpu: Option<Duration>,
+    snapshot: Snapshot,
     threads: Vec<(u32, Usage)>,
-    netstat: Option<Netstat>,
-}
-
-impl Reading {
-    fn of(pid: Option<u32>) -> Self {
-        Self {
-            at: Instant::now(),
-            cpu: pid.and_then(family::cpu_time),
-            threads: pid.map(family::members).map(threads::of_processes).unwrap_or_default(),
-            netstat: Netstat::read().ok(),
-        }
-    }
 }
 
 impl Watched {
     /// The server behind `target`: the process that is given, or the one that holds the listener,
     /// where that can be seen.
-    pub(super) fn new(target: SocketAddr, pid: Option<u32>) -> Self {
-        let pid = pid.or_else(|| listens(target));
-        Self {
-            pid,
-            before_connects: Netstat::read().ok(),
-            begun: None,
-            ended: None,
-            tcp_pages: None,
-            was_there: pid.is_some_and(|pid| state(pid).is_some()),
-        }
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Usage`](crate::Error::Usage) where the given process cannot be looked at.
+    pub(super) fn new(target: SocketAddr, pid: Option<u32>) -> Result<Self> {
+        let server = Server::running(target, pid)?;
+        let before_connects = server.snapshot(Depth::Quick);
+        Ok(Self { server, before_connects, begun: None, ended: None, tcp_pages: None })
+    }
+
+    fn read(&self) -> Reading {
+        let snapshot = self.server.snapshot(Depth::Quick);
+        let processes = snapshot.server.iter().flat_map(|family| &family.processes);
+        let threads = threads::of_processes(processes.map(|process| process.pid));
+        Reading { snapshot, threads }
     }
 
     /// The measured time begins.
     pub(super) fn begin(&mut self) {
-        self.begun = Some(Reading::of(self.pid));
+        self.begun = Some(self.read());
+        self.server.watch();
     }
 
     /// The measured time ends.
     pub(super) fn end(&mut self) {
-        self.ended = Some(Reading::of(self.pid));
+        self.ended = Some(self.read());
     }
 
-    /// Whether the measured time has begun, and ended.
+    /// Whether the measured time has begun.
     pub(super) fn has_begun(&self) -> bool {
         self.begun.is_some()
     }
 
+    /// Whether the measured time has ended.
     pub(super) fn has_ended(&self) -> bool {
         self.ended.is_some()
     }
@@ -84,50 +74,47 @@ impl Watched {
         self.tcp_pages = self.tcp_pages.max(pages);
     }
 
-    /// How the server's process ended, where it was there and is not any more.
-    pub(super) fn process_ended(&self) -> Option<String> {
-        let pid = self.pid.filter(|_| self.was_there)?;
-        match state(pid) {
-            Some('Z' | 'X') | None => Some(format!("the server's process {pid} ended")),
-            Some(_) => None,
-        }
+    /// How the server ended, or one of its processes, where one has.
+    pub(super) fn server_ended(&mut self) -> Option<Ended> {
+        self.server.ended()
     }
 
-    /// Whether the server's process is stopped now, by a signal or a debugger.
+    /// Whether one of the server's processes is stopped now, by a signal or a debugger.
     pub(super) fn is_paused(&self) -> bool {
-        matches!(self.pid.and_then(state), Some('T' | 't'))
+        let paused = |process: &Process| process.state.is_some_and(State::is_paused);
+        self.server.family(Depth::Quick).is_some_and(|family| family.processes.iter().any(paused))
     }
 
-    /// Processor time of the server in the measured time, for so many seconds of it.
+    /// Processor time of the server, for so many seconds of the measured time.
     pub(super) fn cpu_seconds(&self, measured: f64) -> Option<f64> {
         let (begun, ended) = (self.begun.as_ref()?, self.ended.as_ref()?);
-        let cpu = ended.cpu?.saturating_sub(begun.cpu?).as_secs_f64();
-        let between = ended.at.duration_since(begun.at).as_secs_f64();
-        (between > 0.0).then(|| cpu * measured / between)
+        Some(ended.snapshot.server_cores(&begun.snapshot)? * measured)
     }
 
     /// The share of a core of its busiest thread.
     pub(super) fn core(&self) -> Option<Core> {
         let (begun, ended) = (self.begun.as_ref()?, self.ended.as_ref()?);
-        let seconds = ended.at.duration_since(begun.at).as_secs_f64();
+        let seconds = ended.snapshot.since(&begun.snapshot).as_secs_f64();
         let usage = threads::busiest(&begun.threads, &ended.threads)?;
         Some(core(usage, seconds))
     }
 
     /// What the kernel counted.
     pub(super) fn counted(&self) -> Counted {
-        let then = self.begun.as_ref().and_then(|reading| reading.netstat.as_ref());
-        let now = self.ended.as_ref().and_then(|reading| reading.netstat.as_ref());
-        let grown = |then: Option<&Netstat>, name: &str| {
-            now?.delta(then?, name).map(|delta| delta.max(0) as u64)
+        let readings = self.begun.as_ref().zip(self.ended.as_ref());
+        let grown = |name: &str| {
+            readings.and_then(|(begun, ended)| ended.snapshot.grown(&begun.snapshot, name))
+        };
+        let from_first = |name: &str| {
+            self.ended.as_ref().and_then(|ended| ended.snapshot.grown(&self.before_connects, name))
         };
         Counted {
-            retransmitted: grown(then, "RetransSegs"),
-            memory_pressures: grown(then, "TCPMemoryPressures"),
-            pruned: grown(then, "PruneCalled"),
-            listen_overflows: grown(self.before_connects.as_ref(), "ListenOverflows"),
+            retransmitted: grown("RetransSegs"),
+            memory_pressures: grown("TCPMemoryPressures"),
+            pruned: grown("PruneCalled"),
+            listen_overflows: from_first("ListenOverflows"),
             tcp_pages: self.tcp_pages,
-            tcp_mem: Limits::read().tcp_mem,
+            tcp_mem: self.before_connects.limits.tcp_mem,
         }
     }
 }
@@ -136,26 +123,4 @@ impl Watched {
 pub(super) fn core(usage: Usage, seconds: f64) -> Core {
     let share = |time: Duration| if seconds > 0.0 { time.as_secs_f64() / seconds } else { 0.0 };
     Core { used: share(usage.cpu), waited: usage.waited.map(share) }
-}
-
-/// The process that holds the listener at this address: where several do, the one that the others
-/// descend from.
-fn listens(target: SocketAddr) -> Option<u32> {
-    if !target.ip().to_canonical().is_loopback() {
-        return None;
-    }
-    let listener = diag::listener(target).ok().flatten()?;
-    let holders = process::holders(listener.inode.into()).ok()?;
-    let parent_of_another = |pid: &u32| {
-        process::children(*pid)
-            .is_ok_and(|children| children.iter().any(|one| holders.contains(one)))
-    };
-    holders.iter().copied().find(parent_of_another).or_else(|| holders.first().copied())
-}
-
-/// A process' state as `/proc/PID/stat` has it; `None` where there is no such process.
-fn state(pid: u32) -> Option<char> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Behind the name, which is in brackets and may hold anything.
-    stat.rsplit_once(") ")?.1.chars().next()
 }

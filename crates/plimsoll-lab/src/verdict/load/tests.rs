@@ -39,6 +39,11 @@ fn said(text: &str) -> Vec<UnexpectedReply> {
     vec![UnexpectedReply { text: text.into(), count: 10 }]
 }
 
+fn ended(how: Option<How>) -> Ended {
+    let name = Some("redis".into());
+    Ended { pid: 42, name, is_main: true, how, oom_kills: Some(0), last_line: None }
+}
+
 #[track_caller]
 fn is(facts: &Facts, by: StoppedBy, side: impl Into<Option<Side>>, words: &[&str]) {
     let verdict = judge(facts);
@@ -75,7 +80,7 @@ fn a_full_core_is_the_side_s_whose_it_is() {
     let words = ["what the client can do", "97 % of a core"];
     is(&Facts { client: full, ..quiet() }, StoppedBy::Cpu, Side::Client, &words);
     let facts = Facts { server: Some(full), ..quiet() };
-    is(&facts, StoppedBy::Cpu, Side::Server, &["the server's core was full"]);
+    is(&facts, StoppedBy::Cpu, Side::Server, &["the server had no processor time left"]);
     let facts = Facts { client: full, server: Some(full), ..quiet() };
     is(&facts, StoppedBy::Cpu, Side::Both, &[]);
     // A thread that waits for a core cannot do more either.
@@ -112,13 +117,26 @@ fn a_server_that_ended_is_named_before_anything_else() {
         lost: 50,
         due: 10_050,
         down_seconds: Some(0.25),
-        server_ended: Some("the server's process 42 ended".into()),
+        server_ended: Some(ended(Some(How::Signal(9)))),
         errors: errors_of([("ECONNREFUSED", 7)]),
         client: Core { used: 1.0, waited: None },
         ..quiet()
     };
-    let words = ["after 1.5 s of 2 s", "process 42 ended", "7 connects were refused", "50 never"];
+    let words = [
+        "after 1.5 s of 2 s",
+        "process 42 (redis)",
+        "signal 9",
+        "7 connects were refused",
+        "50 never",
+    ];
     is(&gone, StoppedBy::ServerEnded, Side::Server, &words);
+    let killed = Ended { oom_kills: Some(1), ..ended(None) };
+    let oom = Facts { server_ended: Some(killed), ..gone.clone() };
+    is(&oom, StoppedBy::ServerEnded, Side::Server, &["42 (redis) had ended", "oom_kill +1"]);
+    // A worker that crashed and was replaced did no harm.
+    let worker = Ended { is_main: false, ..ended(Some(How::Signal(11))) };
+    let replaced = Facts { server_ended: Some(worker), ..open() };
+    is(&replaced, StoppedBy::Limit, None, &[]);
     let unseen = Facts { server_ended: None, ..gone.clone() };
     is(&unseen, StoppedBy::ServerEnded, Side::Server, &["had been open for 250 ms"]);
     // Nobody refused, and no end was seen: the server closes what it accepts.
