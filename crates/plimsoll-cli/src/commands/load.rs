@@ -4,12 +4,11 @@ use std::time::Duration;
 
 use plimsoll_lab::embedded::{self, Embedded};
 use plimsoll_lab::experiments::load::{self, Options, Pace, repeat};
-use plimsoll_lab::results::Load;
 use plimsoll_lab::survey;
 use plimsoll_lab::worker::source::AddressRange;
 use plimsoll_lab::{Error, Result};
 
-use super::Session;
+use super::{INCOMPLETE, OK, Session};
 use crate::args::{
     ExchangeArgs, OutputArgs, TargetsArgs, TimeoutArgs, count, duration, rate, size_range,
 };
@@ -21,8 +20,10 @@ Examples:
         random sizes to the embedded engine; every byte is verified
   plimsoll load --target 127.0.0.1:7000 --rate 50k
         open loop: latency counts from the moment at which a message was due
-  plimsoll load --target 127.0.0.1:80 --send 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' \\
-      --expect 'HTTP/1.1 200' --reply-until '</html>\\n'
+  plimsoll load --target 127.0.0.1:80 --http /
+        a web server: GET over connections that are kept, each status verified
+  plimsoll load --target 127.0.0.1:6379 --send 'PING\\r\\n' --expect '+PONG\\r\\n'
+        any request and reply
   plimsoll load --target 127.0.0.1:7000 --target 127.0.0.1:7001 --repeat 10
         which is faster: both in turns, A B B A ten times, and what differs by more than chance";
 
@@ -30,7 +31,7 @@ Examples:
 /// figures of two targets apart.
 const REPEATS: u32 = 10;
 
-/// Messages per second and latency; every byte is verified
+/// Messages per second and latency; every message is accounted for
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -82,7 +83,12 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
     let connections = narrow("--connections", args.connections)?;
     let size = (narrow("--size", args.size.0)?, narrow("--size", args.size.1)?);
     let asked = args.target.addresses()?;
-    let exchange = args.exchange.exchange(args.timeout.timeout)?;
+    let texts = &args.target.target;
+    let exchange = |number: usize| {
+        args.exchange.exchange(texts.get(number).map(String::as_str), args.timeout.timeout)
+    };
+    // What is wrong with it is said before a server is started.
+    exchange(0)?;
     let session = Session::new("load", output)?.measures(args.target.server()?);
     let server = match asked.as_slice() {
         [] => Some(Embedded::start(
@@ -98,7 +104,7 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
         Some(server) => vec![(server.address(), Some(server.pid()))],
         None => asked,
     };
-    let options = |(target, server_pid)| -> Result<Options> {
+    let options = |(number, (target, server_pid))| -> Result<Options> {
         Ok(Options {
             server_pid,
             connections,
@@ -109,7 +115,7 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
             },
             duration: args.duration,
             timeout: args.timeout.timeout,
-            exchange: exchange.clone(),
+            exchange: exchange(number)?,
             spin: args.spin,
             sources: survey::load_sources(target, args.sources, args.connections)?,
             seed: args.seed,
@@ -117,12 +123,14 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
         })
     };
     let repeats = args.repeat.unwrap_or(if targets.len() > 1 { REPEATS } else { 1 });
-    let options = targets.into_iter().map(options).collect::<Result<Vec<_>>>()?;
+    let options = targets.into_iter().enumerate().map(options).collect::<Result<Vec<_>>>()?;
     let (result, partial) = repeat::run(&session.lab, &options, repeats)?;
     if let Some(server) = server {
         server.stop();
     }
-    let corrupt = |load: &Load| load.corrupt > 0;
-    let whole = !corrupt(&result) && !result.targets.iter().any(|one| corrupt(&one.load));
-    session.finish(result, partial, whole, load::render_text)
+    let loads = || std::iter::once(&result).chain(result.targets.iter().map(|one| &one.load));
+    let whole = loads().all(|load| load.corrupt == 0);
+    let complete = loads().all(|load| load.complete);
+    let code = session.finish(result, partial, whole, load::render_text)?;
+    Ok(if code == OK && !complete { INCOMPLETE } else { code })
 }

@@ -1,6 +1,7 @@
 //! `compare`, and repeats of `load`, as a user sees them.
 
-use std::fs;
+use std::net::{SocketAddr, TcpListener};
+use std::{fs, io, thread};
 
 use crate::common::{Serve, plimsoll, refused, result, text};
 use serde_json::{Value, json};
@@ -49,6 +50,12 @@ fn two_targets_are_loaded_in_turns_and_compared() {
     let orders = comparison["orders"].as_array().unwrap();
     assert_eq!(orders.len(), 10);
     assert_ne!(orders[0], orders[1], "each second repeat has the other order");
+    for (target, slices) in targets.iter().zip(comparison["slices"].as_array().unwrap()) {
+        let slices = slices.as_array().unwrap();
+        assert_eq!(slices.len(), 20, "there and back in each repeat");
+        let messages: u64 = slices.iter().map(|one| one["messages"].as_u64().unwrap()).sum();
+        assert_eq!(target["load"]["messages"], json!(messages));
+    }
     let rows = comparison["targets"][0]["rows"].as_array().unwrap();
     for path in
         ["load.messages_per_second", "load.latency_us.p50", "load.server_cpu_us_per_message"]
@@ -160,6 +167,54 @@ fn flags_that_do_not_fit_together_are_refused() {
         &["slices of", "fewer repeats"],
     );
     refused(&["load", "--repeat", "0"], 2, &["--repeat"]);
+}
+
+/// An echo server that stops listening once it has accepted so many connections.
+fn echo_for(connections: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("it is bound");
+    thread::spawn(move || {
+        for socket in listener.incoming().take(connections).flatten() {
+            thread::spawn(move || io::copy(&mut &socket, &mut &socket));
+        }
+    });
+    address
+}
+
+/// What was measured before a target went away is written, and marked.
+#[test]
+fn a_target_that_goes_away_between_slices_ends_the_run_with_a_result() {
+    let server = Serve::start(&["--shards", "1"]);
+    // The slice that is not counted, one repeat of two slices, and one slice more.
+    let mortal = echo_for(4);
+    let output = plimsoll(&[
+        "load",
+        "--target",
+        &server.address.to_string(),
+        "--target",
+        &mortal.to_string(),
+        "--connections",
+        "1",
+        "--duration",
+        "500ms",
+        "--repeat",
+        "5",
+        "--json",
+        "--quiet",
+    ]);
+    assert_eq!(output.status.code(), Some(5), "{}", text(&output.stderr));
+    let document: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
+    assert_eq!(document["partial"], false);
+    let [first, second] = [0, 1].map(|index| &document["result"]["targets"][index]["load"]);
+    assert_eq!((&first["complete"], &second["complete"]), (&json!(false), &json!(false)));
+    assert_eq!(second["stopped_by"], "server_ended");
+    assert!(second["evidence"].as_str().unwrap().contains("cannot be reached"), "{second}");
+    for load in [first, second] {
+        assert_eq!(load["repeats"].as_array().map(Vec::len), Some(1), "one was finished: {load}");
+        assert!(load["messages"].as_u64() > load["repeats"][0]["messages"].as_u64(), "{load}");
+    }
+    let row = &document["result"]["comparison"]["targets"][0]["rows"][0];
+    assert_eq!(row["verdict"], "not_judged", "two slices tell nothing: {row}");
 }
 
 /// A target that does not answer is named before anything is measured.

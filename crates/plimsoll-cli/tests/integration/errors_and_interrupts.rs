@@ -7,7 +7,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-
 use crate::common::{Process, command, descendants, refused, runs, text, until};
 
 /// The experiments that take a target, short.

@@ -28,3 +28,6 @@ mod wine;
 
 #[cfg(windows)]
 mod windows;
+
+#[cfg(target_os = "linux")]
+mod load;

@@ -60,6 +60,9 @@ pub struct Interleaved {
     pub slice_seconds: f64,
     /// Of each repeat, the targets' places in the list in the order in which they were loaded first.
     pub orders: Vec<Vec<u32>>,
+    /// Of each target, the slices of these repeats in the order in which they were measured, two of
+    /// each repeat. Slices at one place were neighbours: their ratios are what is judged.
+    pub slices: Vec<Vec<LoadRepeat>>,
     /// The probability that one of `targets` is called changed in any row though it is equal to the
     /// baseline, at most.
     pub level: f64,
@@ -105,7 +108,7 @@ pub struct Row {
     pub could_have_seen: Option<f64>,
     /// How probable such a difference is by chance alone, corrected for the number of judged rows.
     pub p_value: Option<f64>,
-    /// Repeats in the first that have it.
+    /// Repeats in the first that have it; where targets were loaded in turns, their slices.
     pub first_repeats: u32,
     /// Repeats in the second.
     pub second_repeats: u32,

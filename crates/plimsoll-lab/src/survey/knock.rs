@@ -84,6 +84,7 @@ fn talk(
         }
         stream.set_read_timeout(Some(left())).map_err(|error| failed(&error))?;
         let count = match stream.read(&mut buffer) {
+            Ok(0) if reply.end() == Some(true) => return Ok(()),
             Ok(0) => return Err(Silence::Closes),
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -91,7 +92,7 @@ fn talk(
         };
         match reply.take(expected, &exchange.end, &buffer[..count]) {
             Taken::Whole(_) => return Ok(()),
-            Taken::Wrong => return Err(Silence::Otherwise),
+            Taken::Wrong | Taken::Other(_) => return Err(Silence::Otherwise),
             Taken::All => {}
         }
     }

@@ -10,6 +10,10 @@
 //! - With several targets a repeat takes them there and back: A B B A. A phase that grows or fades
 //!   steadily weighs on both alike. Which comes first is drawn by the seed; every second repeat
 //!   has the order of the one before reversed, so that no target is first more often.
+//! - What is judged are the ratios of slices that were measured next to each other, there and back
+//!   apart: two of each repeat. Their mean would be less noisy, but ten means can be told from
+//!   chance, with six rows, only where all ten agree; that missed a server that needs 10 % more in
+//!   two of nine runs, at slices of 0.1 s.
 //! - Each slice makes its connections anew, and ends them. A target that is not loaded has no
 //!   connections of ours, and nothing to do. Connecting is not measured.
 //! - One slice of each target is not counted: it warms caches, and finds a target that does not
@@ -19,11 +23,13 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::client::Outcome;
 use super::keystream::Random;
-use super::{Options, measure, report};
+use super::piece::{self, Piece, joined};
+use super::{Options, measure};
 use crate::checks::rows::{self, Design, LEVEL, Pair};
-use crate::results::{Interleaved, Load, LoadRepeat, LoadTarget, Spread, TargetComparison};
+use crate::results::{
+    Interleaved, Load, LoadRepeat, LoadTarget, Side, Spread, StoppedBy, TargetComparison,
+};
 use crate::statistics::quartiles;
 use crate::{Error, Lab, Progress, Result, units};
 
@@ -64,8 +70,9 @@ pub(crate) fn quantity(repeat: &LoadRepeat, name: &str) -> Option<f64> {
 ///
 /// # Errors
 ///
-/// As [`run`](super::run); too many repeats for the duration. A target that fails after a repeat was
-/// measured ends the run as its error says: what others did cannot be compared with nothing.
+/// As [`run`](super::run); too many repeats for the duration. A target that fails after something
+/// was measured on it is no error: the run ends there, and its loads are not
+/// [`complete`](Load::complete).
 pub fn run(lab: &Lab, targets: &[Options], repeats: u32) -> Result<(Load, bool)> {
     let Some(first) = targets.first() else {
         return Err(Error::usage("there is no target", "give --target"));
@@ -76,52 +83,78 @@ pub fn run(lab: &Lab, targets: &[Options], repeats: u32) -> Result<(Load, bool)>
     let plan = Plan::new(targets, repeats)?;
     plan.warm_up(lab)?;
     let mut measured: Vec<Measured> = targets.iter().map(|_| Measured::default()).collect();
-    let mut partial = false;
+    let mut end = End::Whole;
     for (repeat, order) in plan.orders.iter().enumerate() {
-        let there = order.iter();
-        let back = order.iter().rev().take(if targets.len() > 1 { order.len() } else { 0 });
-        let mut parts: Vec<Outcome> = targets.iter().map(|_| Outcome::default()).collect();
-        for index in there.chain(back) {
-            let slice = plan.slice(*index);
-            let (outcome, interrupted) = measure(&plan.part_of(lab, repeat), &slice)?;
-            parts[*index as usize].join(outcome);
-            partial |= interrupted;
-            if partial {
-                break;
-            }
+        end = plan.repeat(&plan.part_of(lab, repeat), order, &mut measured)?;
+        for one in &mut measured {
+            one.end_repeat(end == End::Whole);
         }
-        for (measured, part) in measured.iter_mut().zip(parts) {
-            measured.add(part, !partial);
-        }
-        if partial {
+        if end != End::Whole {
             break;
         }
     }
-    Ok((plan.result(&measured), partial))
+    Ok((plan.result(&measured, end)?, end == End::Interrupted))
+}
+
+/// How a repeat, or the run, ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// All of it was measured.
+    Whole,
+    Interrupted,
+    /// A target went away: what others do from here on can be compared with nothing.
+    TargetGone,
 }
 
 /// What was measured on one target.
 #[derive(Debug, Default)]
 struct Measured {
-    whole: Outcome,
+    /// All repeats that have ended.
+    whole: Option<Piece>,
     repeats: Vec<LoadRepeat>,
+    /// The slices of these repeats, in the order in which they were measured.
+    slices: Vec<LoadRepeat>,
+    /// The slices of the repeat that is being measured.
+    pieces: Vec<Piece>,
+    /// Why nothing more could be measured.
+    failure: Option<Error>,
 }
 
 impl Measured {
-    /// Adds what a repeat brought; one that was not finished has no place among the repeats.
-    fn add(&mut self, part: Outcome, finished: bool) {
-        if finished {
-            self.repeats.push(report::repeat(&part));
-        }
-        self.whole.join(part);
+    fn has_some(&self) -> bool {
+        self.whole.is_some() || !self.pieces.is_empty()
     }
 
-    fn load(&self, options: &Options) -> Load {
-        Load {
-            spread: spread(&self.repeats),
-            repeats: self.repeats.clone(),
-            ..report::load(options, &self.whole)
+    /// Joins the slices of a repeat; one that was not finished has no place among the repeats.
+    fn end_repeat(&mut self, finished: bool) {
+        let slices: Vec<LoadRepeat> = self.pieces.iter().map(Piece::repeat).collect();
+        let Some(repeat) = joined(self.pieces.drain(..)) else { return };
+        if finished {
+            self.slices.extend(slices);
+            self.repeats.push(repeat.repeat());
         }
+        self.whole = joined(self.whole.take().into_iter().chain([repeat]));
+    }
+
+    /// What was found on a target for which this was asked; `None` where nothing was measured.
+    fn load(&self, options: &Options, end: End) -> Option<Load> {
+        let mut load = self.whole.as_ref()?.load.clone();
+        load.duration_asked = options.duration.as_secs_f64();
+        load.complete &= end == End::Whole;
+        if let Some(failure) = &self.failure {
+            // Anything else is of this machine: a limit of the client's, for one.
+            let of_target = matches!(failure, Error::Target { .. });
+            load.stopped_by =
+                Some(if of_target { StoppedBy::ServerEnded } else { StoppedBy::Unknown });
+            load.stopped_side = of_target.then_some(Side::Server);
+            load.evidence = format!(
+                "after {} of {} s no slice could be measured any more: {failure}",
+                load.duration, load.duration_asked
+            );
+        }
+        load.spread = spread(&self.repeats);
+        load.repeats.clone_from(&self.repeats);
+        Some(load)
     }
 }
 
@@ -163,6 +196,39 @@ impl<'a> Plan<'a> {
         Options { duration: self.slice, ..self.targets[index as usize].clone() }
     }
 
+    /// Measures one repeat. A target that fails after something was measured ends the run without
+    /// an error: what was measured stands.
+    fn repeat(&self, lab: &Lab, order: &[u32], measured: &mut [Measured]) -> Result<End> {
+        for index in self.visits(order) {
+            let one = &mut measured[index as usize];
+            match measure(lab, &self.slice(index)) {
+                Ok((piece, interrupted)) => {
+                    let gone = piece.load.stopped_by == Some(StoppedBy::ServerEnded);
+                    one.pieces.push(piece);
+                    if interrupted {
+                        return Ok(End::Interrupted);
+                    }
+                    if gone {
+                        return Ok(End::TargetGone);
+                    }
+                }
+                Err(error) if one.has_some() => {
+                    lab.progress.warn(&format!("the run ends here: {error}"));
+                    one.failure = Some(error);
+                    return Ok(End::TargetGone);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(End::Whole)
+    }
+
+    /// The targets of one repeat, in the order in which they are loaded: several there and back.
+    fn visits(&self, order: &[u32]) -> Vec<u32> {
+        let back = if self.targets.len() > 1 { order.len() } else { 0 };
+        order.iter().chain(order.iter().rev().take(back)).copied().collect()
+    }
+
     /// A slice of each target that is not counted.
     fn warm_up(&self, lab: &Lab) -> Result<()> {
         for options in self.targets {
@@ -180,13 +246,20 @@ impl<'a> Plan<'a> {
         Lab { progress: Arc::new(progress), ..lab.clone() }
     }
 
-    fn result(&self, measured: &[Measured]) -> Load {
-        let loads: Vec<Load> =
-            self.targets.iter().zip(measured).map(|(options, one)| one.load(options)).collect();
+    /// # Errors
+    ///
+    /// It ended before every target was measured: there is nothing to compare.
+    fn result(&self, measured: &[Measured], end: End) -> Result<Load> {
+        let both = self.targets.iter().zip(measured);
+        let loads: Option<Vec<Load>> = both.map(|(options, one)| one.load(options, end)).collect();
+        let loads = loads.ok_or_else(|| {
+            Error::incomplete("the run ended before every target was measured", "run it again")
+        })?;
         let first = loads[0].clone();
         if loads.len() == 1 {
-            return first;
+            return Ok(first);
         }
+        let slices: Vec<Vec<LoadRepeat>> = measured.iter().map(|one| one.slices.clone()).collect();
         let address = |index: usize| self.targets[index].target.to_string();
         let comparison = Interleaved {
             baseline: address(0),
@@ -194,14 +267,15 @@ impl<'a> Plan<'a> {
             slice_seconds: self.slice.as_secs_f64(),
             orders: self.orders[..first.repeats.len()].to_vec(),
             level: LEVEL,
-            targets: compare(&loads, address),
+            targets: compare(&loads, &slices, address),
+            slices,
         };
         let targets = loads.into_iter().enumerate().map(|(index, load)| LoadTarget {
             address: address(index),
             server_pid: self.targets[index].server_pid,
             load,
         });
-        Load { targets: targets.collect(), comparison: Some(comparison), ..first }
+        Ok(Load { targets: targets.collect(), comparison: Some(comparison), ..first })
     }
 }
 
@@ -226,13 +300,18 @@ fn orders(targets: u32, repeats: u32, seed: u64) -> Vec<Vec<u32>> {
 
 /// Each target but the first against the first. All rows of all targets are judged together, so
 /// that the level holds for the whole table.
-fn compare(loads: &[Load], address: impl Fn(usize) -> String) -> Vec<TargetComparison> {
-    let (first, others) = loads.split_first().expect("there are several targets");
+fn compare(
+    loads: &[Load],
+    slices: &[Vec<LoadRepeat>],
+    address: impl Fn(usize) -> String,
+) -> Vec<TargetComparison> {
+    let others = 1..loads.len();
     let mut pairs = Vec::new();
     let mut owners = Vec::new();
-    for (index, other) in others.iter().enumerate() {
+    for index in others.clone() {
         for name in QUANTITIES {
-            if let Some(pair) = pair(name, first, other) {
+            let side = |index: usize| (&loads[index], slices[index].as_slice());
+            if let Some(pair) = pair(name, side(0), side(index)) {
                 pairs.push(pair);
                 owners.push(index);
             }
@@ -242,19 +321,23 @@ fn compare(loads: &[Load], address: impl Fn(usize) -> String) -> Vec<TargetCompa
     let of = |index: usize| {
         owners.iter().zip(&rows).filter(move |(owner, _)| **owner == index).map(|(_, row)| row)
     };
-    (0..others.len())
+    others
         .map(|index| TargetComparison {
-            address: address(index + 1),
+            address: address(index),
             rows: of(index).cloned().collect(),
         })
         .collect()
 }
 
-/// One quantity of two loads; `None` where one of them has none. Only repeats in which both have it
-/// count.
-fn pair(name: &str, first: &Load, second: &Load) -> Option<Pair> {
-    let whole = |load: &Load| quantity(&report::whole(load), name);
-    let both = first.repeats.iter().zip(&second.repeats);
+/// One quantity of two loads with their slices; `None` where one of them has none. Only slices in
+/// which both have it count.
+fn pair(
+    name: &str,
+    (first, first_slices): (&Load, &[LoadRepeat]),
+    (second, second_slices): (&Load, &[LoadRepeat]),
+) -> Option<Pair> {
+    let whole = |load: &Load| quantity(&piece::repeat(load), name);
+    let both = first_slices.iter().zip(second_slices);
     let (first_repeats, second_repeats) =
         both.filter_map(|(a, b)| quantity(a, name).zip(quantity(b, name))).unzip();
     Some(Pair {
@@ -310,7 +393,7 @@ pub(super) fn render_comparison(comparison: &Interleaved) -> String {
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
-            "{} against {}: {} repeats in turns of {}",
+            "{} against {}: {} repeats, there and back in slices of {}",
             target.address,
             comparison.baseline,
             comparison.repeats,
