@@ -223,7 +223,9 @@ mod tests {
         let error = Plan::new(options, room).expect_err("it does not fit");
         assert_eq!(error.exit_code(), 3);
         let text = error.to_string();
-        words.iter().for_each(|word| assert!(text.contains(word), "no `{word}` in: {text}"));
+        for word in words {
+            assert!(text.contains(word), "no `{word}` in: {text}");
+        }
         text
     }
 
