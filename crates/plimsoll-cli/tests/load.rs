@@ -138,6 +138,15 @@ fn an_open_loop_counts_from_the_moment_at_which_a_message_was_due() {
 }
 
 #[test]
+fn a_message_that_is_due_just_before_the_end_is_sent() {
+    let server = Serve::start(&[]);
+    // Message 10 is intended 10 µs before the end.
+    let run = ["--rate", "10.0001", "--duration", "1s", "--connections", "2"];
+    let load = load(&server.address.to_string(), &run, 0);
+    assert_eq!((&load["due"], &load["lost"]), (&json!(11), &json!(0)), "{load}");
+}
+
+#[test]
 fn a_server_that_is_stopped_to_the_end_is_charged_for_every_message() {
     let (server, running) =
         loaded(&["--rate", "500", "--duration", "3s", "--timeout", "500ms", "--connections", "5"]);

@@ -222,8 +222,9 @@ impl Client {
             self.cut(cut);
             return None;
         }
-        let run = self.run.as_ref()?;
-        let end = Nanos(run.account.end_ns());
+        // Before the end is looked at: a message may be due just before it.
+        let pace = self.pace(shard);
+        let end = Nanos(self.run.as_ref()?.account.end_ns());
         if now >= end {
             self.end_measuring(now);
             return Some(now);
@@ -231,7 +232,6 @@ impl Client {
         let timed_out = self.lanes.give_up_connects(now, self.options.timeout);
         self.error("connect_timeout", timed_out);
         let connect = self.connect_some(shard, now);
-        let pace = self.pace(shard);
         let more = self.send_listed(shard);
         let answered = self.run.as_ref().map_or(0, |run| run.account.answered);
         self.shared.tell(self.number, self.lanes.open(), answered);
