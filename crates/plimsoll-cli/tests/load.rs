@@ -138,6 +138,19 @@ fn an_open_loop_counts_from_the_moment_at_which_a_message_was_due() {
 }
 
 #[test]
+fn several_threads_share_one_schedule() {
+    let server = Serve::start(&[]);
+    let run = ["--rate", "1000", "--duration", "1s", "--connections", "7", "--threads", "3"];
+    let load = load(&server.address.to_string(), &run, 0);
+    assert_eq!(
+        (&load["due"], &load["lost"], &load["threads"]),
+        (&json!(1000), &json!(0), &json!(3))
+    );
+    assert_eq!((&load["established"], &load["errors"]), (&json!(7), &json!({})), "{load}");
+    refused(&["load", "--threads", "3", "--connections", "2"], 2, &["3 threads for 2 connections"]);
+}
+
+#[test]
 fn a_message_that_is_due_just_before_the_end_is_sent() {
     let server = Serve::start(&[]);
     // Message 10 is intended 10 µs before the end.

@@ -52,6 +52,15 @@ pub(crate) struct Counted {
     pub(crate) tcp_mem: Option<Triple>,
 }
 
+/// A server of which a process was seen stopped, by a signal or a debugger (state T).
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Paused {
+    /// For so long, as far as it was looked at; 0 where it was not.
+    pub(crate) seconds: f64,
+    /// It still was when the last reply was waited for.
+    pub(crate) to_the_end: bool,
+}
+
 /// How a run ended.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum End {
@@ -91,8 +100,7 @@ pub(crate) struct Facts {
     pub(crate) down_seconds: Option<f64>,
     /// How the server's process ended, or one of its processes, where one did.
     pub(crate) server_ended: Option<Ended>,
-    /// One of the server's processes was seen stopped at the end (state T).
-    pub(crate) server_paused: bool,
+    pub(crate) server_paused: Paused,
     /// The client's busiest thread; `None` where the client never sleeps: its share of a core says
     /// nothing then.
     pub(crate) client: Option<Core>,
@@ -111,6 +119,7 @@ pub(crate) fn judge(facts: &Facts) -> Stop {
         .or_else(|| kept_its_rate(facts))
         .or_else(|| tcp_memory(facts))
         .or_else(|| processor(facts))
+        .or_else(|| was_paused(facts))
         .or_else(|| unanswered(facts))
         .unwrap_or_else(|| {
             let text =
@@ -188,14 +197,25 @@ fn how_it_ended(ended: &Ended) -> String {
     text
 }
 
+/// The server was stopped until its replies were not waited for any more.
 fn paused(facts: &Facts) -> Option<Stop> {
-    (facts.server_paused && facts.late + facts.lost > 0).then(|| {
+    (facts.server_paused.to_the_end && facts.lost > 0).then(|| {
         let text = format!(
-            "the server's process is stopped (state T); {}, waited for until {} after the end",
+            "the server's process is stopped (state T), and has been for {}; {}, waited for until {} \
+             after the end",
+            seconds(facts.server_paused.seconds),
             account(facts),
             seconds(facts.timeout_seconds)
         );
         Stop::new(StoppedBy::Timeout, Side::Server, text)
+    })
+}
+
+/// The server was stopped for a while, and an open loop could not catch up before its end.
+fn was_paused(facts: &Facts) -> Option<Stop> {
+    (facts.server_paused.seconds > 0.0).then(|| {
+        let text = format!("{}; {}", account(facts), figures(facts));
+        Stop::new(StoppedBy::Unknown, Side::Server, text)
     })
 }
 
@@ -354,6 +374,10 @@ fn figures(facts: &Facts) -> String {
             let _ = write!(text, ", the server's {}", core(server));
         }
         None => text.push_str(", the server's is not known"),
+    }
+    if facts.server_paused.seconds > 0.0 {
+        let stopped = seconds(facts.server_paused.seconds);
+        let _ = write!(text, ", a process of the server was stopped (state T) for {stopped}");
     }
     if let Some(count) = facts.counted.retransmitted {
         let _ = write!(text, ", {} segments were sent again", units::count(count));

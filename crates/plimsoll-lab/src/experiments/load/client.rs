@@ -114,7 +114,7 @@ impl Client {
             outbox_bytes,
             random: Random::new(seed),
             message: vec![0; options.size.1 as usize],
-            outcome: Outcome::default(),
+            outcome: Outcome { clients: 1, ..Outcome::default() },
         }
     }
 

@@ -9,7 +9,7 @@ use super::{Options, Pace, Watch};
 use crate::observe::threads::Usage;
 use crate::results::{Load, UnexpectedReply, Verified};
 use crate::units;
-use crate::verdict::load::{Core, End, Facts, judge};
+use crate::verdict::load::{Core, End, Facts, Paused, judge};
 use crate::worker::exchange::{Exchange, ReplyEnd};
 
 /// The result of a load.
@@ -49,6 +49,7 @@ pub(super) fn load(options: &Options, outcome: &Outcome, watched: &Watched, watc
         client_cpu_us_per_message: per_message(client_cpu.as_secs_f64()),
         server_core_share: facts.server.map(|core| core.used),
         client_core_share: facts.client.map(|core| core.used),
+        threads: outcome.clients,
         loop_kind: loop_kind.into(),
         rate,
         size: size(options),
@@ -96,7 +97,7 @@ fn facts(options: &Options, outcome: &Outcome, watched: &Watched, watch: &Watch)
         },
         down_seconds: outcome.down_seconds,
         server_ended: watch.server_ended.clone(),
-        server_paused: watch.server_paused,
+        server_paused: Paused { seconds: watch.paused_seconds, to_the_end: watch.is_paused },
         client: (!options.spin).then(|| busiest(&outcome.usage, outcome.seconds)).flatten(),
         server: watched.core(),
         counted: watched.counted(),

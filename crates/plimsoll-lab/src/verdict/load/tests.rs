@@ -148,17 +148,21 @@ fn a_server_that_ended_is_named_before_anything_else() {
 
 #[test]
 fn interruption_comes_before_all() {
-    let facts =
-        Facts { end: End::Interrupted, seconds: 0.5, server_paused: true, lost: 1, ..open() };
+    let facts = Facts { end: End::Interrupted, seconds: 0.5, lost: 1, ..open() };
     is(&facts, StoppedBy::Interrupted, None, &["after 500 ms of 2 s"]);
 }
 
 #[test]
 fn a_pause_to_the_end_is_a_timeout_with_the_state() {
-    let facts = Facts { server_paused: true, answered: 4000, lost: 6000, ..open() };
-    is(&facts, StoppedBy::Timeout, Side::Server, &["state T", "6,000 never"]);
-    // One that did no harm is not named.
-    is(&Facts { server_paused: true, ..open() }, StoppedBy::Limit, None, &[]);
+    let to_the_end = Paused { seconds: 1.5, to_the_end: true };
+    let facts = Facts { server_paused: to_the_end, answered: 4000, lost: 6000, ..open() };
+    is(&facts, StoppedBy::Timeout, Side::Server, &["state T", "for 1.5 s", "6,000 never"]);
+    // One that was over in time is told, and is no timeout.
+    let over = Paused { seconds: 0.3, to_the_end: false };
+    let facts = Facts { server_paused: over, ..open() };
+    is(&facts, StoppedBy::Limit, None, &["state T) for 300 ms"]);
+    let facts = Facts { server_paused: over, answered: 9000, late: 1000, ..open() };
+    is(&facts, StoppedBy::Unknown, Side::Server, &["state T) for 300 ms", "1,000 late"]);
 }
 
 #[test]
