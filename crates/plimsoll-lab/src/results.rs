@@ -16,7 +16,7 @@ pub use self::backlog::{Backlog, BacklogRun, BacklogSample};
 pub use self::capacity::{Capacity, CapacitySample};
 pub use self::churn::{Churn, ChurnVariant};
 pub use self::load::{Latency, Load};
-pub use self::survey::{Finding, LoadLine, Survey};
+pub use self::survey::{Compared, Finding, LoadLine, Survey, SurveyedServer};
 
 pub mod document;
 pub mod schema;

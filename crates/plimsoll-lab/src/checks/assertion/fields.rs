@@ -47,10 +47,10 @@ impl Types {
 
     /// Where the path begins: at the command's own result, or at an experiment of a survey's.
     fn root(&self, name: &str, command: &str) -> Result<Vec<&Value>, String> {
-        if name == command || command == "compare" {
-            if let Some(result) = self.result(name) {
-                return Ok(self.resolve(result));
-            }
+        if (name == command || command == "compare")
+            && let Some(result) = self.result(name)
+        {
+            return Ok(self.resolve(result));
         }
         let survey = self.resolve(self.result("survey").ok_or("there are no types")?);
         if matches!(command, "survey" | "compare") {
@@ -155,11 +155,13 @@ impl Types {
                 let lists: Vec<String> = rows
                     .filter(|(_, items)| !fields(items).is_empty())
                     .map(|(name, items)| {
-                        let of = if name.is_empty() { "they".to_owned() } else { format!("`{name}`") };
+                        let of =
+                            if name.is_empty() { "they".to_owned() } else { format!("`{name}`") };
                         format!("{of} have {}", list(fields(&items)))
                     })
                     .collect();
-                let lists = if lists.is_empty() { "it holds no rows".into() } else { lists.join("; ") };
+                let lists =
+                    if lists.is_empty() { "it holds no rows".into() } else { lists.join("; ") };
                 format!("no rows of `{walked}` have {}: {lists}", list(wrong))
             }
         }
@@ -261,7 +263,11 @@ mod tests {
             ("capacity.alive.count>=1", "capacity", &["`capacity.alive` has no fields"]),
             ("backlog.runs>=0", "backlog", &["is a list, not one value"]),
             ("backlog[requested=1]>=0", "backlog", &["is not one value", "`queued`"]),
-            ("backlog[asked=4096].queued>=1", "backlog", &["have `asked`", "`runs` have `requested`"]),
+            (
+                "backlog[asked=4096].queued>=1",
+                "backlog",
+                &["have `asked`", "`runs` have `requested`"],
+            ),
             ("backlog.runs[asked=4096].queued>=1", "backlog", &["have `asked`", "`requested`"]),
             ("backlog.queued_max[0]>=1", "backlog", &["is not a list"]),
             ("load.size[2]>=1", "load", &["no element 2"]),
