@@ -17,8 +17,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use plimsoll_lab::checks::assertion::{Assertion, Verdict};
-use plimsoll_lab::results::{Document, TargetServer};
 use plimsoll_lab::results::document::{Heading, Start};
+use plimsoll_lab::results::{Document, TargetServer};
 use plimsoll_lab::{Error, Lab, Result};
 use serde::Serialize;
 use serde_json::Value;

@@ -12,7 +12,6 @@ use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use common::{Process, command, descendants, refused, runs, text, until};
-use serde_json::Value;
 
 /// The experiments that take a target, short.
 const TARGETED: [&[&str]; 4] = [

@@ -4,6 +4,8 @@
 #![allow(dead_code, reason = "each test file uses a part of it")]
 
 pub(crate) mod schema;
+#[cfg(target_os = "linux")]
+pub(crate) mod servers;
 
 use std::collections::BTreeMap;
 use std::fs;

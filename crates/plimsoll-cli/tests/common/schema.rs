@@ -57,7 +57,6 @@ impl Checker<'_> {
         let number = |rule: &Value| rule.as_f64().expect("a bound is a number");
         let length = |rule: &Value| rule.as_u64().expect("a length is a number") as usize;
         match keyword {
-            "$schema" | "$defs" | "title" | "description" | "format" | "default" => Ok(()),
             "$ref" => {
                 let pointer = rule.as_str().and_then(|rule| rule.strip_prefix('#'));
                 let target = pointer.and_then(|pointer| self.schema.pointer(pointer));
@@ -70,7 +69,9 @@ impl Checker<'_> {
             "maximum" if value.as_f64().is_some_and(|value| value > number(rule)) => wrong(),
             "minItems" if value.as_array().is_some_and(|all| all.len() < length(rule)) => wrong(),
             "maxItems" if value.as_array().is_some_and(|all| all.len() > length(rule)) => wrong(),
-            "type" | "const" | "enum" | "minimum" | "maximum" | "minItems" | "maxItems" => Ok(()),
+            // What a guard above has passed, and what says nothing of validity.
+            "type" | "const" | "enum" | "minimum" | "maximum" | "minItems" | "maxItems"
+            | "$schema" | "$defs" | "title" | "description" | "format" | "default" => Ok(()),
             "allOf" => list(rule).iter().try_for_each(|one| self.value(one, value, at)),
             "anyOf" | "oneOf" => {
                 let tried: Vec<_> =
@@ -88,7 +89,9 @@ impl Checker<'_> {
             "required" => list(rule).iter().try_for_each(|name| {
                 let name = name.as_str().expect("a name is text");
                 match value.as_object() {
-                    Some(fields) if !fields.contains_key(name) => Err(format!("{at} has no {name}")),
+                    Some(fields) if !fields.contains_key(name) => {
+                        Err(format!("{at} has no {name}"))
+                    }
                     _ => Ok(()),
                 }
             }),
@@ -100,22 +103,20 @@ impl Checker<'_> {
                 let known = rules.get("properties");
                 let others = fields(value)
                     .filter(|(name, _)| known.is_none_or(|known| known.get(name).is_none()));
-                others.into_iter().try_for_each(|(name, field)| {
-                    self.value(rule, field, &format!("{at}.{name}"))
-                })
+                others
+                    .into_iter()
+                    .try_for_each(|(name, field)| self.value(rule, field, &format!("{at}.{name}")))
             }
-            "prefixItems" => list(rule)
-                .iter()
-                .zip(elements(value))
-                .enumerate()
-                .try_for_each(|(n, (one, element))| {
-                    self.value(one, element, &format!("{at}[{n}]"))
-                }),
+            "prefixItems" => list(rule).iter().zip(elements(value)).enumerate().try_for_each(
+                |(n, (one, element))| self.value(one, element, &format!("{at}[{n}]")),
+            ),
             "items" => {
                 let first = rules.get("prefixItems").map_or(0, |prefix| list(prefix).len());
-                elements(value).iter().enumerate().skip(first).try_for_each(|(n, element)| {
-                    self.value(rule, element, &format!("{at}[{n}]"))
-                })
+                elements(value)
+                    .iter()
+                    .enumerate()
+                    .skip(first)
+                    .try_for_each(|(n, element)| self.value(rule, element, &format!("{at}[{n}]")))
             }
             other => Err(format!("the schema uses `{other}`, which these tests do not know")),
         }
