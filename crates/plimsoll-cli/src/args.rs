@@ -24,7 +24,7 @@ Exit codes:
   2    wrong usage or configuration
   3    this machine cannot run it: a limit, a port in use, a folder that cannot be written
   4    the target cannot be reached, closes at once, or never answers
-  5    incomplete: a part of the result is missing
+  5    incomplete: messages were lost, the target went away, or a part of the result is missing
   130  interrupted; what was measured so far is written, and marked \"partial\": true
 
 Examples:
@@ -70,7 +70,7 @@ pub(crate) enum Command {
     Accept(commands::accept::Args),
     /// Find how many connections can be held, what they cost, and what stops them
     Capacity(commands::capacity::Args),
-    /// Measure messages per second and latency; every byte is verified
+    /// Measure messages per second and latency; every message is accounted for
     Load(commands::load::Args),
     /// Measure connect, echo, disconnect, with and without reuse of sockets
     Churn(commands::churn::Args),
@@ -188,14 +188,31 @@ pub(crate) struct ExchangeArgs {
     /// The reply ends with the first TEXT; C escapes
     #[arg(long, value_name = "TEXT", value_parser = unescape, requires = "send")]
     pub(crate) reply_until: Option<Text>,
+    /// Send GET PATH over HTTP/1.1, and expect a status of success; connections are kept where the
+    /// server keeps them
+    #[arg(long, value_name = "PATH", value_parser = http_path, conflicts_with = "send")]
+    pub(crate) http: Option<String>,
 }
 
 /// The largest reply that is waited for.
 const REPLY_MAX: u64 = 64 << 20;
 
 impl ExchangeArgs {
-    /// The exchange; `None` for echo.
-    pub(crate) fn exchange(&self, timeout: Duration) -> Result<Option<Exchange>> {
+    /// The exchange with this target, at its address (`host:port`); `None` for echo.
+    pub(crate) fn exchange(
+        &self,
+        target: Option<&str>,
+        timeout: Duration,
+    ) -> Result<Option<Exchange>> {
+        if let Some(path) = &self.http {
+            let Some(host) = target else {
+                return Err(Error::usage(
+                    "--http needs a web server, and the embedded one is an echo server",
+                    "name the web server: --target host:port",
+                ));
+            };
+            return Ok(Some(Exchange::http(path, host, timeout)));
+        }
         let Some(send) = &self.send else { return Ok(None) };
         let any = Text(Vec::new());
         let expect = self.expect.as_ref().unwrap_or(&any);
@@ -276,6 +293,17 @@ pub(crate) fn unescape(text: &str) -> Result<Text, String> {
     Ok(Text(out))
 }
 
+/// The path of an HTTP request, with its query: visible ASCII that begins with a slash.
+pub(crate) fn http_path(text: &str) -> Result<String, String> {
+    if !text.starts_with('/') {
+        return Err(format!("`{text}` does not begin with /"));
+    }
+    match text.chars().find(|character| !character.is_ascii_graphic()) {
+        Some(other) => Err(format!("{other:?} cannot stand in a path: write it as %XX")),
+        None => Ok(text.to_owned()),
+    }
+}
+
 /// A size in bytes.
 pub(crate) fn size(text: &str) -> Result<u64, units::BadUnit> {
     units::parse_size(text)
@@ -324,6 +352,14 @@ mod tests {
         assert_eq!(unescape("\\x00\\xff\\\\é"), Ok(Text(b"\x00\xff\\\xc3\xa9".to_vec())));
         for wrong in ["\\", "\\q", "\\x", "\\x1", "\\xzz"] {
             assert!(unescape(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_path_is_one_word_that_begins_with_a_slash() {
+        assert_eq!(http_path("/a?b=%20"), Ok("/a?b=%20".to_owned()));
+        for wrong in ["", "a", "/a b", "/\r\n", "/é"] {
+            assert!(http_path(wrong).is_err(), "{wrong}");
         }
     }
 

@@ -31,6 +31,8 @@ use crate::{interrupt, progress};
 pub(crate) const OK: u8 = 0;
 /// An assertion or a goal does not hold.
 pub(crate) const FAILED: u8 = 1;
+/// A part of the result is missing.
+pub(crate) const INCOMPLETE: u8 = 5;
 
 /// Runs the command, prints its error if it ends in one, and gives the exit code.
 pub(crate) fn dispatch(cli: Cli) -> ExitCode {

@@ -17,28 +17,7 @@ use crate::errno;
 use crate::results::{KernelObject, Side, StoppedBy};
 use crate::worker::Why;
 
-/// A verdict.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stop {
-    /// What it was.
-    pub by: StoppedBy,
-    /// On which side.
-    pub side: Side,
-    /// The sentence with the counters that prove it.
-    pub evidence: String,
-}
-
-impl Stop {
-    /// A verdict.
-    pub fn new(by: StoppedBy, side: Side, evidence: impl Into<String>) -> Self {
-        Self { by, side, evidence: evidence.into() }
-    }
-
-    /// Adds to the evidence, as it is.
-    pub fn add(&mut self, more: impl AsRef<str>) {
-        self.evidence.push_str(more.as_ref());
-    }
-}
+pub use crate::verdict::{Stop, words};
 
 /// The kernel's counters at one moment, to be compared with a later one.
 #[derive(Debug, Clone, Default)]
@@ -376,11 +355,6 @@ fn grown(before: &Slabs, after: &Slabs, name: &str) -> i64 {
 /// The bytes of all kinds of objects that connections use, by name, more than `before`.
 pub fn kernel_bytes(before: &Slabs, after: &Slabs) -> std::collections::BTreeMap<String, i64> {
     after.tcp_delta(before).into_iter().map(|delta| (delta.name, delta.bytes)).collect()
-}
-
-/// A count in words, `unknown` where it is not known.
-pub fn words(count: Option<u64>) -> String {
-    count.map_or_else(|| "unknown".to_owned(), |count| count.to_string())
 }
 
 fn share(part: u64, whole: u64) -> f64 {

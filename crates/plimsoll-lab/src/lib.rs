@@ -20,6 +20,7 @@ pub mod report;
 pub mod results;
 pub mod survey;
 pub mod units;
+pub mod verdict;
 pub mod worker;
 
 mod errno;

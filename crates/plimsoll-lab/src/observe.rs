@@ -4,6 +4,7 @@
 pub(crate) mod family;
 mod server;
 mod snapshot;
+pub(crate) mod threads;
 
 pub use server::{Ended, How, Server};
 pub use snapshot::{Depth, Memory, Process, ProcessFamily, Queue, Snapshot};

@@ -138,6 +138,7 @@ fn headline(line: &LoadLine, compared: Option<Compared>) -> Vec<Headline> {
         Some(Compared::EveryByte) => "echoed, every byte verified",
         Some(Compared::WholeReply) => "answered as expected",
         Some(Compared::Beginning) => "replies whose beginning matched",
+        Some(Compared::Status) => "HTTP replies with a status of success",
         Some(Compared::Nothing) => "replies, not compared",
         None => "answered",
     };

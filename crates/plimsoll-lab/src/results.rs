@@ -15,7 +15,7 @@ pub use self::advice::{Check, Doctor, Explain, ExplainListener, Pinned, Plan, Pl
 pub use self::backlog::{Backlog, BacklogRun, BacklogSample};
 pub use self::capacity::{Capacity, CapacitySample};
 pub use self::churn::{Churn, ChurnVariant};
-pub use self::load::{Latency, Load};
+pub use self::load::{Latency, Load, UnexpectedReply, Verified};
 pub use self::survey::{Compared, Finding, LoadLine, Survey, SurveyedServer};
 
 pub mod document;
@@ -176,6 +176,17 @@ pub enum Side {
     Server,
     /// Both, as on one machine.
     Both,
+}
+
+impl Side {
+    /// The name in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+            Self::Both => "both",
+        }
+    }
 }
 
 /// One kind of kernel object that connections use.

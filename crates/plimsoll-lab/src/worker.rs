@@ -17,6 +17,7 @@ pub mod exchange;
 pub mod source;
 
 mod connect;
+mod http;
 mod pool;
 mod probe;
 mod process;

@@ -29,7 +29,7 @@ fn a_full_queue_is_found_by_experiment() {
     assert_eq!((run.requested, run.granted), (Some(20), None), "what is granted is not told");
     // Windows may give more than was asked for, and Linux under Wine gives one more.
     assert!(run.queued.is_some_and(|queued| (20..=400).contains(&queued)), "{run:?}");
-    assert_eq!((run.stopped_by, run.stopped_side), (StoppedBy::QueueFull, Side::Server));
+    assert_eq!((run.stopped_by, run.stopped_side), (StoppedBy::QueueFull, Some(Side::Server)));
     assert!(run.evidence.contains("counter-proof: with 8 accepted"), "{}", run.evidence);
     assert_eq!((run.overflows, run.drops, run.rotten), (None, None, None));
 }

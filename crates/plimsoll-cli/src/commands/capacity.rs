@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
         Some(address) => Target::Address { address, pid: args.target.server_pid },
         None => Target::Embedded(embedded::Options::default()),
     };
-    let exchange = args.exchange.exchange(timeout)?;
+    let exchange = args.exchange.exchange(args.target.target.as_deref(), timeout)?;
     let options = Options {
         connections: args.connections,
         step: args.step,

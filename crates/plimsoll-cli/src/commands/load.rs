@@ -8,7 +8,7 @@ use plimsoll_lab::survey;
 use plimsoll_lab::worker::source::AddressRange;
 use plimsoll_lab::{Error, Result};
 
-use super::Session;
+use super::{INCOMPLETE, OK, Session};
 use crate::args::{
     ExchangeArgs, OutputArgs, TargetArgs, TimeoutArgs, count, duration, rate, size_range,
 };
@@ -20,10 +20,12 @@ Examples:
         random sizes to the embedded engine; every byte is verified
   plimsoll load --target 127.0.0.1:7000 --rate 50k
         open loop: latency counts from the moment at which a message was due
-  plimsoll load --target 127.0.0.1:80 --send 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n' \\
-      --expect 'HTTP/1.1 200' --reply-until '</html>\\n'";
+  plimsoll load --target 127.0.0.1:80 --http /
+        a web server: GET over connections that are kept, each status verified
+  plimsoll load --target 127.0.0.1:6379 --send 'PING\\r\\n' --expect '+PONG\\r\\n'
+        any request and reply";
 
-/// Messages per second and latency; every byte is verified
+/// Messages per second and latency; every message is accounted for
 #[derive(Debug, Clone, clap::Args)]
 #[command(after_help = EXAMPLES)]
 pub(crate) struct Args {
@@ -69,7 +71,7 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
     let connections = narrow("--connections", args.connections)?;
     let size = (narrow("--size", args.size.0)?, narrow("--size", args.size.1)?);
     let asked = args.target.address()?;
-    let exchange = args.exchange.exchange(args.timeout.timeout)?;
+    let exchange = args.exchange.exchange(args.target.target.as_deref(), args.timeout.timeout)?;
     let session = Session::new("load", output)?.measures(args.target.server()?);
     let server = match asked {
         Some(_) => None,
@@ -106,6 +108,7 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
     if let Some(server) = server {
         server.stop();
     }
-    let whole = result.corrupt == 0;
-    session.finish(result, partial, whole, load::render_text)
+    let (whole, complete) = (result.corrupt == 0, result.complete);
+    let code = session.finish(result, partial, whole, load::render_text)?;
+    Ok(if code == OK && !complete { INCOMPLETE } else { code })
 }

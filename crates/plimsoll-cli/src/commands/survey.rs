@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
     let options = Options {
         target: args.target.address()?,
         server_pid: args.target.server_pid,
-        exchange: args.exchange.exchange(args.timeout.timeout)?,
+        exchange: args.exchange.exchange(args.target.target.as_deref(), args.timeout.timeout)?,
         connections: args.connections,
         full: args.full,
         timeout: args.timeout.timeout,

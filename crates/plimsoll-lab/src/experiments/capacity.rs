@@ -124,11 +124,12 @@ pub fn render_text(result: &Capacity) -> String {
         let _ = writeln!(out, "  {value:>19}  {what}");
     }
     let side = match result.stopped_side {
-        Side::Client => "the clients' side",
-        Side::Server => "the server's side",
-        Side::Both => "both sides",
+        Some(Side::Client) => " on the clients' side",
+        Some(Side::Server) => " on the server's side",
+        Some(Side::Both) => " on both sides",
+        None => "",
     };
-    let _ = writeln!(out, "stopped by {} on {side}: {}", result.stopped_by.name(), result.evidence);
+    let _ = writeln!(out, "stopped by {}{side}: {}", result.stopped_by.name(), result.evidence);
     if let Some(proof) = &result.counter_proof {
         let _ = writeln!(out, "counter-proof: {proof}");
     }

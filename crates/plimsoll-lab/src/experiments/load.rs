@@ -1,26 +1,34 @@
-//! `load`: messages and replies over many connections, every byte verified.
+//! `load`: messages and replies over many connections.
 //!
-//! The client is the engine itself: one shard that connects. Closed loop: each connection has
-//! `depth` messages outstanding, and sends the next when a reply is there. Open loop: messages are
-//! sent by the clock, spread over the connections, and latency counts from the *intended* moment,
-//! so that a server that stalls is charged for every message that it made wait (no coordinated
-//! omission).
+//! The client is the engine itself: a shard that connects, or several for many connections. Closed
+//! loop: each connection has `depth` messages outstanding, and sends the next when a reply is there.
+//! Open loop: messages are sent by the clock, spread over the connections. Every message that was
+//! due is accounted for: [`account`] says how. A connection that ends after whole replies is made
+//! anew, and what was not answered is sent again.
 
+mod account;
 mod client;
 mod conversation;
 mod histogram;
 pub mod keystream;
+mod lanes;
+mod limits;
 mod report;
+mod server;
+mod shared;
 
-use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plimsoll::{Limits, Profile, Server};
 
-use crate::experiments::load::client::{Client, Shared};
-use crate::results::Load;
+use self::client::Client;
+use self::limits::{Plan, Room};
+use self::server::Watched;
+use self::shared::Shared;
+use crate::observe::Ended;
+use crate::results::{Load, StoppedBy};
 use crate::worker::exchange::Exchange;
 use crate::{Error, Lab, Result, units};
 
@@ -46,7 +54,8 @@ pub enum Pace {
 pub struct Options {
     /// The server.
     pub target: SocketAddr,
-    /// Its process, for its processor time; its children's is counted with it.
+    /// Its process, for its processor time; its children's is counted with it. `None`: it is looked
+    /// for, where the target is on loopback.
     pub server_pid: Option<u32>,
     /// Connections.
     pub connections: u32,
@@ -56,7 +65,8 @@ pub struct Options {
     pub pace: Pace,
     /// The measured time, after all connections are there.
     pub duration: Duration,
-    /// Most time for connecting, and for one reply.
+    /// Most time for a connect, and for replies after the end of the measured time. A target that
+    /// has no connection for as long has gone.
     pub timeout: Duration,
     /// Any request and reply, instead of an echo of `size` bytes.
     pub exchange: Option<Exchange>,
@@ -107,9 +117,9 @@ impl Options {
                     format!("--depth × --size of at most {MOST_OUTSTANDING} bytes"),
                 ))
             }
-            Pace::Open { rate } if !(rate > 0.0 && rate <= 1e8) => Err(Error::usage(
+            Pace::Open { rate } if !(1e-6..=1e8).contains(&rate) => Err(Error::usage(
                 format!("a rate of {rate} messages per second"),
-                "--rate above 0, at most 100,000,000",
+                "--rate from 0.000001 to 100,000,000",
             )),
             _ => Ok(()),
         }
@@ -121,17 +131,20 @@ const MOST_BYTES: u32 = 16 << 20;
 /// The most bytes outstanding on one connection: what the client's outbox holds.
 const MOST_OUTSTANDING: u64 = 64 << 20;
 
-/// Loads a server, and says how it took it. The flag tells whether it was interrupted.
+/// Loads a server, and says how it took it. The flag tells whether it was interrupted. A result that
+/// is not [`complete`](Load::complete) lost messages, or its target went away.
 ///
 /// # Errors
 ///
-/// Nonsensical options; a target that refuses, closes at once or never answers; an engine that
-/// does not start.
+/// Nonsensical options; a limit of the client that is too low for them; a target that refuses,
+/// closes at once or never answers; an engine that does not start.
 pub fn run(lab: &Lab, options: &Options) -> Result<(Load, bool)> {
     options.check()?;
-    let shared = Arc::new(Shared::default());
-    let running = start_client(options, shared.clone())?;
-    let partial = watch(lab, options, &shared, &running);
+    let plan = Plan::new(options, &Room::here())?;
+    let mut watched = Watched::new(options.target, options.server_pid)?;
+    let shared = Arc::new(Shared::new(plan.clients));
+    let running = start_clients(options, plan, &shared)?;
+    let watch = watch(lab, options, &shared, &running, &mut watched);
     let _ = running.drain(Duration::ZERO);
     let outcome = shared.take().ok_or_else(|| {
         Error::machine(
@@ -139,96 +152,174 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Load, bool)> {
             "see the log (--verbose) for its reason",
         )
     })?;
-    let load = report::load(options, &outcome);
-    blame_the_target(options, &load, partial)?;
-    Ok((load, partial))
+    let load = report::load(options, &outcome, &watched, &watch);
+    blame(options, &load)?;
+    Ok((load, watch.interrupted))
 }
 
-/// Starts the client's shard.
-fn start_client(options: &Options, shared: Arc<Shared>) -> Result<plimsoll::Running> {
+/// Starts the clients, a shard each.
+fn start_clients(options: &Options, plan: Plan, shared: &Arc<Shared>) -> Result<plimsoll::Running> {
     let mut limits = Limits::default();
-    limits.max_outgoing = options.connections;
+    limits.max_outgoing = plan.outgoing();
     limits.outbox_hard = MOST_OUTSTANDING as u32;
     limits.outbox_high = MOST_OUTSTANDING as u32;
-    let outstanding = match options.pace {
-        Pace::Closed { depth } => u64::from(depth) * u64::from(options.size.1),
-        Pace::Open { .. } => u64::from(options.size.1) * 4,
-    };
-    let need = (outstanding + 32 * 1024) * u64::from(options.connections);
-    limits.buffer_bytes = usize::try_from(need.clamp(64 << 20, 4 << 30)).unwrap_or(64 << 20);
-    if matches!(options.pace, Pace::Closed { .. }) {
-        limits.idle_timeout = Some(options.timeout);
-    }
-    let (own, spin) = (options.clone(), options.spin);
+    limits.buffer_bytes = usize::try_from(plan.buffer_bytes).unwrap_or(usize::MAX);
+    let (own, shared) = (Arc::new(options.clone()), shared.clone());
     Server::builder()
         .profile(Profile::Throughput)
         .limits(limits)
-        .shards(1)
-        .spin(spin)
-        .start(move |_shard| Client::new(&own, shared.clone()))
-        .map_err(|error| Error::machine(error.to_string(), "see the message"))
+        .shards(plan.clients)
+        .spin(options.spin)
+        .start(move |number| {
+            let connections = plan.connections_of(number);
+            Client::new(number, connections, plan.outbox_bytes as usize, &own, shared.clone())
+        })
+        .map_err(|error| Error::machine(format!("the load's client: {error}"), "see the message"))
 }
 
-/// Waits until the client is done. Returns whether it was interrupted.
-fn watch(lab: &Lab, options: &Options, shared: &Shared, running: &plimsoll::Running) -> bool {
-    let total = options.duration.as_secs_f64();
-    // The client keeps time itself. This ends one that stands still: nothing is waited for longer
-    // than the measured time, and the timeout before and after it.
+/// What the caller saw while the clients ran.
+#[derive(Debug, Default)]
+struct Watch {
+    interrupted: bool,
+    /// Seconds since the start, and messages answered per second since the sample before.
+    timeline: Vec<(f64, f64)>,
+    /// How the server's process ended, or one of its processes.
+    server_ended: Option<Ended>,
+    /// One of the server's processes was stopped when the last reply was waited for.
+    server_paused: bool,
+}
+
+/// How often the caller looks at the clients, and how often the timeline is sampled.
+const LOOK: Duration = Duration::from_millis(50);
+const SAMPLE: f64 = 0.1;
+
+/// Waits until the clients are done. Reads the server's figures at the start and the end of the
+/// measured time.
+fn watch(
+    lab: &Lab,
+    options: &Options,
+    shared: &Shared,
+    running: &plimsoll::Running,
+    watched: &mut Watched,
+) -> Watch {
+    // The clients keep time themselves. This ends those that stand still: nothing is waited for
+    // longer than the measured time, and the time limit before and after it.
     let longest = options.timeout * 3 + options.duration + Duration::from_secs(5);
     let mut moved = (Instant::now(), 0);
-    let mut interrupted = false;
+    let mut seen = Watch::default();
+    let mut sampled = (0.0, 0);
     while !shared.is_done() && !running.has_ended() && moved.0.elapsed() <= longest {
-        shared.wait(Duration::from_millis(50));
-        let progress = shared.progress();
-        if progress.established != moved.1 {
-            moved = (Instant::now(), progress.established);
+        let elapsed =
+            shared.start_ns().map(|start| client::clock().0 as f64 / 1e9 - start as f64 / 1e9);
+        let (open, answered) = shared.figures();
+        match elapsed {
+            Some(elapsed) if elapsed >= 0.0 => {
+                if !watched.has_begun() {
+                    watched.begin();
+                }
+                watched.sample();
+                let over = elapsed >= options.duration.as_secs_f64();
+                if over && !watched.has_ended() {
+                    watched.end();
+                }
+                if elapsed - sampled.0 >= SAMPLE && !over {
+                    let rate = (answered - sampled.1) as f64 / (elapsed - sampled.0);
+                    seen.timeline.push((elapsed, rate));
+                    sampled = (elapsed, answered);
+                }
+            }
+            Some(_) | None => {}
         }
-        lab.progress.step(
-            (progress.seconds * 1000.0) as u64,
-            Some((total * 1000.0) as u64),
-            &format!(
-                "{} of {} connections, {} messages",
-                units::count(progress.established),
-                units::count(options.connections.into()),
-                units::count(progress.messages)
-            ),
-        );
-        if !interrupted && lab.is_interrupted() {
-            interrupted = true;
+        if open != moved.1 {
+            moved = (Instant::now(), open);
+        }
+        tell(lab, options, elapsed.unwrap_or(0.0).max(0.0), (open, answered));
+        if !seen.interrupted && lab.is_interrupted() {
+            seen.interrupted = true;
             shared.stop();
         }
+        if !seen.server_ended.as_ref().is_some_and(|ended| ended.is_main) {
+            seen.server_ended = watched.server_ended();
+            if seen.server_ended.as_ref().is_some_and(|ended| ended.is_main) {
+                shared.tell_target_ended();
+            }
+        }
+        seen.server_paused = watched.is_paused();
+        shared.wait(next_look(elapsed, options.duration));
     }
-    interrupted
+    if watched.has_begun() && !watched.has_ended() {
+        watched.end();
+    }
+    // A client that found no connection any more may have ended before the process was looked at.
+    seen.server_ended = seen.server_ended.or_else(|| watched.server_ended());
+    seen
 }
 
-/// A target that did nothing at all is an error, not a result.
-fn blame_the_target(options: &Options, load: &Load, partial: bool) -> Result<()> {
+/// Until the caller looks again: at the start and the end of the measured time, or a little later.
+fn next_look(elapsed: Option<f64>, duration: Duration) -> Duration {
+    let Some(elapsed) = elapsed else { return LOOK };
+    let next = if elapsed < 0.0 { -elapsed } else { duration.as_secs_f64() - elapsed };
+    if next <= 0.0 { LOOK } else { LOOK.min(Duration::from_secs_f64(next)) }
+}
+
+fn tell(lab: &Lab, options: &Options, elapsed: f64, (open, answered): (u64, u64)) {
+    let total = options.duration.as_secs_f64();
+    let line = format!(
+        "{} of {} connections, {} messages answered",
+        units::count(open),
+        units::count(options.connections.into()),
+        units::count(answered)
+    );
+    let waits = if elapsed > total { "; waiting for replies" } else { "" };
+    lab.progress.step(
+        (elapsed.min(total) * 1000.0) as u64,
+        Some((total * 1000.0) as u64),
+        &format!("{line}{waits}"),
+    );
+}
+
+/// A run in which no message was answered is an error, not a result: of the client where a limit of
+/// its own kept it from connecting, else of the target.
+fn blame(options: &Options, load: &Load) -> Result<()> {
     let target = options.target;
-    let errors = |errors: &BTreeMap<String, u64>| {
-        errors
-            .iter()
-            .map(|(name, count)| format!("{count} × {name}"))
-            .collect::<Vec<_>>()
-            .join(", ")
-    };
-    if partial || load.messages > 0 || load.corrupt > 0 {
+    if load.stopped_by == Some(StoppedBy::Interrupted)
+        || load.answered + load.late + load.corrupt > 0
+    {
         return Ok(());
+    }
+    let errors: Vec<String> =
+        load.errors.iter().map(|(name, count)| format!("{count} × {name}")).collect();
+    let errors = errors.join(", ");
+    if let (Some(StoppedBy::Descriptors | StoppedBy::Ports), 0) =
+        (load.stopped_by, load.established)
+    {
+        return Err(Error::machine(
+            format!("the client can make no connection to {target}: {}", load.evidence),
+            "raise the client's limit that the error names: `plimsoll doctor` lists them",
+        ));
+    }
+    if let Some(said) = load.unexpected_replies.first() {
+        return Err(Error::target(
+            format!("{target} says \"{}\" instead of the expected reply ({errors})", said.text),
+            "a server that is no echo needs --http, or --send and --expect; if this is its limit, ask \
+             for fewer connections",
+        ));
     }
     let closes = load.errors.keys().any(|name| name.starts_with("peer_") || name == "failed");
     if load.established == 0 && !closes {
         return Err(Error::target(
-            format!("{target} cannot be reached: {}", errors(&load.errors)),
+            format!("{target} cannot be reached: {errors}"),
             "start the server, or check address and port (ss -ltn lists what listens)",
         ));
     }
     if closes {
         return Err(Error::target(
-            format!("{target} accepts and then closes: {}", errors(&load.errors)),
-            "it may be at its own limit, or expect other bytes: see --send and --expect",
+            format!("{target} accepts and then closes: {errors}"),
+            "it may be at its own limit, or expect other bytes: see --http, --send and --expect",
         ));
     }
     Err(Error::target(
-        format!("{target} accepts and never answers: {}", errors(&load.errors)),
-        "is it an echo server? for another protocol see --send, --expect and --reply-until",
+        format!("{target} accepts and never answers: {errors}"),
+        "is it an echo server? for another protocol see --http, --send, --expect and --reply-until",
     ))
 }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use super::figures::{self, Point};
 use super::text;
 use crate::results::{Compared, Document, Survey};
+use crate::units;
 
 /// Facts about the measurement, by name, in the order in which they are shown.
 pub(super) fn facts(document: &Document<Survey>) -> Vec<(&'static str, String)> {
@@ -63,6 +64,7 @@ fn compared(compared: Option<Compared>) -> &'static str {
         Some(Compared::EveryByte) => "an echo: every byte was compared with the one that was sent",
         Some(Compared::WholeReply) => "whole replies were compared with what was expected",
         Some(Compared::Beginning) => "only the beginning of replies was compared",
+        Some(Compared::Status) => "HTTP replies had to have a status of success",
         Some(Compared::Nothing) => "replies were counted and not compared",
         None => "it is not known how they were compared",
     }
@@ -124,7 +126,9 @@ pub(super) fn errors(survey: &Survey) -> Vec<ErrorRow> {
         of("capacity", &held.errors);
     }
     for load in &survey.load_curve {
-        of(&format!("load, {} connections", text::count(load.asked)), &load.errors);
+        let name = format!("load, {}", units::connections(load.asked));
+        of(&name, &load.errors);
+        of(&name, &BTreeMap::from([("lost messages".to_owned(), load.lost)]));
     }
     for variant in survey.churn.iter().flat_map(|churn| &churn.variants) {
         let name = format!("churn, pool {}, {} closes", variant.pool, variant.closes);

@@ -31,8 +31,9 @@ pub struct BacklogRun {
     pub connects_ok: u64,
     /// What ended the run.
     pub stopped_by: StoppedBy,
-    /// On which side.
-    pub stopped_side: Side,
+    /// On which side; `None` where nothing stopped it (what was asked for was reached, or it was
+    /// interrupted), and where nothing tells.
+    pub stopped_side: Option<Side>,
     /// The sentence with the counters that prove it.
     pub evidence: String,
     /// `ListenOverflows` during the run.

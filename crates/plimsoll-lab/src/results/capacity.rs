@@ -22,8 +22,9 @@ pub struct Capacity {
     pub probed: bool,
     /// What ended it.
     pub stopped_by: StoppedBy,
-    /// On which side.
-    pub stopped_side: Side,
+    /// On which side; `None` where nothing stopped it (what was asked for was reached, or it was
+    /// interrupted), and where nothing tells.
+    pub stopped_side: Option<Side>,
     /// The sentence with the counters that prove it.
     pub evidence: String,
     /// The counter-proof: what happened when the named limit was raised; `None` where it cannot be.

@@ -61,6 +61,8 @@ pub enum Compared {
     WholeReply,
     /// The beginning of the reply with the text that was expected.
     Beginning,
+    /// The status of the HTTP reply, which had to be one of success.
+    Status,
     /// The end of the reply was found, and nothing compared.
     Nothing,
 }

@@ -16,7 +16,7 @@
 //! Where nothing broke, the sentence names what was reached.
 
 use super::{CURVE, load_name};
-use crate::results::{Backlog, BacklogRun, Side, StoppedBy, Survey};
+use crate::results::{Backlog, BacklogRun, Load, Side, StoppedBy, Survey};
 use crate::units;
 
 /// What a break means for clients, the worst first.
@@ -91,8 +91,8 @@ fn wrong_bytes(survey: &Survey) -> Option<Break> {
         meaning: Meaning::WrongBytes,
         load: first.established,
         says: format!(
-            "Wrong replies come first: at {} the bytes or replies that were not as expected \
-             numbered {}, and until that is mended nothing else here matters",
+            "Wrong bytes come first: at {} so many as {} came back wrong, and until that is mended \
+             nothing else here matters",
             units::connections(first.established),
             units::count(first.corrupt)
         ),
@@ -102,8 +102,7 @@ fn wrong_bytes(survey: &Survey) -> Option<Break> {
 
 fn capacity(survey: &Survey) -> Option<Break> {
     let held = survey.capacity.as_ref()?;
-    let side: Option<Side> = held.stopped_side.into();
-    let (gives, meaning) = gives_way(held.stopped_by, side)?;
+    let (gives, meaning) = gives_way(held.stopped_by, held.stopped_side)?;
     // Of those that were established some may never have been served.
     let load = if held.alive > 0 { held.alive } else { held.established };
     Some(Break {
@@ -116,7 +115,7 @@ fn capacity(survey: &Survey) -> Option<Break> {
 
 fn backlog(survey: &Survey) -> Option<Break> {
     let deepest = deepest(survey.backlog.as_ref()?)?;
-    let (gives, meaning) = gives_way(deepest.stopped_by, deepest.stopped_side.into())?;
+    let (gives, meaning) = gives_way(deepest.stopped_by, deepest.stopped_side)?;
     let load = deepest.queued.unwrap_or(deepest.connects_ok);
     Some(Break {
         meaning,
@@ -136,18 +135,29 @@ pub(super) fn deepest(backlog: &Backlog) -> Option<&BacklogRun> {
 
 /// Loads in which connects or replies failed.
 fn lost_replies(survey: &Survey) -> Option<Break> {
-    let failed = survey.load_curve.iter().filter(|load| load.errors.values().any(|n| *n > 0));
-    let first = failed.min_by_key(|load| load.asked)?;
+    let any = |load: &&Load| load.lost > 0 || load.errors.values().any(|count| *count > 0);
+    let first = survey.load_curve.iter().filter(any).min_by_key(|load| load.asked)?;
+    let at = format!("at {} carrying messages", units::connections(first.asked));
+    // A processor that is full loses nothing by itself, and what no counter names has a name here.
+    let named = match first.stopped_by {
+        None | Some(StoppedBy::Cpu | StoppedBy::Timeout | StoppedBy::Unknown) => None,
+        Some(stopped) => gives_way(stopped, first.stopped_side),
+    };
+    let (gives, meaning) = named.unwrap_or_else(|| ("Replies fail".to_owned(), Meaning::NotServed));
     Some(Break {
-        meaning: Meaning::NotServed,
+        meaning,
         load: first.asked,
-        says: format!(
-            "Replies fail first, at {} carrying messages: {}",
-            units::connections(first.asked),
-            errors(&first.errors)
-        ),
+        says: format!("{gives} first, {at} ({})", failures(first)),
         raise: None,
     })
+}
+
+/// What failed in a load, by name and count.
+pub(super) fn failures(load: &Load) -> String {
+    let lost = format!("{} of {} messages lost", units::count(load.lost), units::count(load.due));
+    let lost = (load.lost > 0).then_some(lost);
+    let named = Some(errors(&load.errors)).filter(|named| !named.is_empty());
+    lost.into_iter().chain(named).collect::<Vec<_>>().join(", ")
 }
 
 /// A point of the load curve that gave no result.
@@ -192,11 +202,17 @@ fn saturated(survey: &Survey) -> Option<Break> {
         load: best.established,
         says: format!(
             "Nobody was turned away{}; throughput stops growing first, at {}: {} messages/s, and {} \
-             brought no more",
+             brought no more{}",
             reached(survey).map_or_else(String::new, |reached| format!(" ({reached})")),
             units::connections(best.established),
             units::number(best.messages_per_second.round()),
-            units::connections(most)
+            units::connections(most),
+            match (best.stopped_by, best.stopped_side) {
+                (Some(StoppedBy::Cpu), Some(Side::Client)) =>
+                    "; the client's processor was full, so that the figure is the client's",
+                (Some(StoppedBy::Cpu), Some(Side::Server)) => "; the server's processor was full",
+                _ => "",
+            }
         ),
         raise: None,
     })
@@ -238,7 +254,7 @@ fn in_short(fix: &str) -> &str {
 }
 
 /// Errors by name and count.
-pub(super) fn errors(errors: &std::collections::BTreeMap<String, u64>) -> String {
+fn errors(errors: &std::collections::BTreeMap<String, u64>) -> String {
     let one = |(name, count): (&String, &u64)| format!("{name} × {}", units::count(*count));
     errors.iter().filter(|(_, count)| **count > 0).map(one).collect::<Vec<_>>().join(", ")
 }
@@ -305,7 +321,7 @@ mod tests {
 
     fn capacity_stops(survey: &mut Survey, by: StoppedBy, side: Side, at: u64) {
         let held = survey.capacity.as_mut().expect("the sample has it");
-        (held.stopped_by, held.stopped_side, held.established) = (by, side, at);
+        (held.stopped_by, held.stopped_side, held.established) = (by, Some(side), at);
         held.alive = at;
         let finding = survey.breaks_first.iter_mut().find(|one| one.experiment == "capacity");
         finding.expect("the sample has it").fix = Some("the cure".to_owned());
@@ -343,6 +359,29 @@ mod tests {
             never: &["gives way", "what raises"],
         },
         Case {
+            name: "whose processor was full",
+            change: |survey| {
+                survey.backlog = None;
+                let best = survey.load.as_mut().expect("the sample has it");
+                (best.stopped_by, best.stopped_side) = (Some(StoppedBy::Cpu), Some(Side::Client));
+            },
+            says: &["brought no more; the client's processor was full, so that the figure is the"],
+            never: &["what raises"],
+        },
+        Case {
+            name: "a load that its verdict explains",
+            change: |survey| {
+                let load = &mut survey.load_curve[0];
+                (load.lost, load.due) = (9, 10);
+                (load.stopped_by, load.stopped_side) =
+                    (Some(StoppedBy::ServerEnded), Some(Side::Server));
+            },
+            says: &[
+                "The server itself gives way first, at 1 connection carrying messages (9 of 10",
+            ],
+            never: &["queue"],
+        },
+        Case {
             name: "nothing gave way",
             change: calm,
             says: &[
@@ -372,7 +411,7 @@ mod tests {
                 capacity_stops(survey, StoppedBy::ServerEnded, Side::Server, 5);
                 survey.load_curve[4].corrupt = 7;
             },
-            says: &["Wrong replies come first: at 10,000 connections", "numbered 7"],
+            says: &["Wrong bytes come first: at 10,000 connections", "so many as 7 came back"],
             never: &["gives way"],
         },
         Case {

@@ -150,6 +150,7 @@ fn talk(
         }
         stream.set_read_timeout(Some(left())).map_err(|error| failed(&error))?;
         let count = match stream.read(&mut buffer) {
+            Ok(0) if reply.end() == Some(true) => return Ok(Head { bytes: head, is_all: true }),
             Ok(0) => return Err(Silence::Closes),
             Ok(count) => count,
             Err(error) if error.kind() == ErrorKind::Interrupted => continue,
@@ -158,7 +159,7 @@ fn talk(
         head.extend_from_slice(&buffer[..count.min(HEAD_MAX.saturating_sub(head.len()))]);
         match reply.take(expected, &exchange.end, &buffer[..count]) {
             Taken::Whole(end) => return Ok(Head { bytes: head, is_all: end == count }),
-            Taken::Wrong => return Err(Silence::Otherwise),
+            Taken::Wrong | Taken::Other(_) => return Err(Silence::Otherwise),
             Taken::All => {}
         }
     }

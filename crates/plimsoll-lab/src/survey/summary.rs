@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::headline::{deepest, errors, headline};
+use super::headline::{deepest, failures, headline};
 use super::{fix::fix, target};
 use crate::evidence::LEAST_FOR_COST;
 use crate::results::{Compared, Doctor, Finding, LoadLine, StoppedBy, Survey, SurveyedServer};
@@ -92,7 +92,7 @@ fn corruption(survey: &Survey) -> Option<String> {
     let wrong: u64 = survey.load_curve.iter().map(|load| load.corrupt).sum();
     (wrong > 0).then(|| {
         format!(
-            "{} bytes or replies came back wrong: nothing else here matters until that is mended.",
+            "{} bytes came back wrong: nothing else here matters until that is mended.",
             units::count(wrong)
         )
     })
@@ -192,7 +192,7 @@ fn findings(survey: &Survey, doctor: &Doctor) -> Vec<Finding> {
         backlog_finding(survey, doctor),
         capacity_finding(survey, doctor),
         accept_finding(survey),
-        load_finding(survey),
+        load_finding(survey, doctor),
         churn_finding(survey),
         plan_finding(survey),
     ]
@@ -216,7 +216,7 @@ fn begins_with_word(text: &str, name: &str) -> bool {
 /// Of the runs, the one that went deepest and was ended by something.
 fn backlog_finding(survey: &Survey, doctor: &Doctor) -> Option<Finding> {
     let deepest = deepest(survey.backlog.as_ref()?)?;
-    let fix = fix(deepest.stopped_by, deepest.stopped_side.into(), None, doctor);
+    let fix = fix(deepest.stopped_by, deepest.stopped_side, None, doctor);
     // The application asked for no more than it got: the kernel is not in the way.
     let own = deepest.granted.map(|granted| granted as i64) == deepest.requested;
     let fix = match deepest.stopped_by {
@@ -237,7 +237,7 @@ fn backlog_finding(survey: &Survey, doctor: &Doctor) -> Option<Finding> {
 
 fn capacity_finding(survey: &Survey, doctor: &Doctor) -> Option<Finding> {
     let held = survey.capacity.as_ref()?;
-    let side = held.stopped_side.into();
+    let side = held.stopped_side;
     Some(Finding {
         experiment: "capacity".to_owned(),
         stopped_by: Some(held.stopped_by),
@@ -262,8 +262,9 @@ fn accept_finding(survey: &Survey) -> Option<Finding> {
     })
 }
 
-/// What a load shows: whether more connections bring more messages, and what failed at which number.
-fn load_finding(survey: &Survey) -> Option<Finding> {
+/// What a load shows: whether more connections bring more messages, what held the best one back, and
+/// what failed at which number.
+fn load_finding(survey: &Survey, doctor: &Doctor) -> Option<Finding> {
     let best = survey.load.as_ref()?;
     let more = survey.load_curve.iter().any(|load| load.established > best.established);
     let more = if more { "more connections brought less" } else { "more were not tried" };
@@ -271,25 +272,31 @@ fn load_finding(survey: &Survey) -> Option<Finding> {
     let cpu = busy.map_or_else(String::new, |processors| {
         format!(" The server kept {} busy.", busy_processors(processors))
     });
+    let held_back = if best.evidence.is_empty() {
+        String::new()
+    } else {
+        format!(" {}", sentence(&best.evidence))
+    };
     let failed: Vec<String> = survey
         .load_curve
         .iter()
-        .filter(|load| load.errors.values().any(|count| *count > 0))
-        .map(|load| format!("at {} {}", units::connections(load.asked), errors(&load.errors)))
+        .filter(|load| load.lost > 0 || load.errors.values().any(|count| *count > 0))
+        .map(|load| format!("at {} {}", units::connections(load.asked), failures(load)))
         .collect();
     let failed = match failed.as_slice() {
         [] => String::new(),
         failed => format!(" Failed: {}.", failed.join("; ")),
     };
+    let side = best.stopped_side;
     Some(Finding {
         experiment: "load".to_owned(),
-        stopped_by: None,
+        stopped_by: best.stopped_by,
         evidence: format!(
-            "The most, {} messages/s, went through {}; {more}.{cpu}{failed}",
+            "The most, {} messages/s, went through {}; {more}.{cpu}{held_back}{failed}",
             units::number(best.messages_per_second.round()),
             units::connections(best.established)
         ),
-        fix: None,
+        fix: best.stopped_by.and_then(|by| fix(by, side, survey.server.as_ref(), doctor)),
     })
 }
 
@@ -411,6 +418,7 @@ fn messages_compared(compared: Option<Compared>) -> &'static str {
         Some(Compared::EveryByte) => "messages/s, every byte verified",
         Some(Compared::WholeReply) => "messages/s, replies that were whole as expected",
         Some(Compared::Beginning) => "messages/s, replies whose beginning matched",
+        Some(Compared::Status) => "messages/s, HTTP replies with a status of success",
         Some(Compared::Nothing) => "messages/s, replies that were not compared",
         None => "messages/s",
     }
@@ -533,7 +541,7 @@ mod tests {
         let mut survey = fixture::survey().result;
         survey.load_curve[1].corrupt = 7;
         let survey = summarised(survey);
-        assert!(survey.summary[0].starts_with("7 bytes or replies came back wrong"));
+        assert!(survey.summary[0].starts_with("7 bytes came back wrong"));
         assert!(!super::super::is_whole(&survey));
     }
 

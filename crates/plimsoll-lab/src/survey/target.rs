@@ -59,9 +59,10 @@ pub(super) fn compared(exchange: Option<&Exchange>) -> Compared {
     let Some(exchange) = exchange.filter(|exchange| exchange.request().is_some()) else {
         return Compared::EveryByte;
     };
-    match (&exchange.end, exchange.expected()) {
-        (_, []) => Compared::Nothing,
-        (ReplyEnd::Expectation, _) => Compared::WholeReply,
+    match exchange.end {
+        ReplyEnd::Http => Compared::Status,
+        _ if exchange.compares_whole_replies() => Compared::WholeReply,
+        _ if exchange.expected().is_empty() => Compared::Nothing,
         _ => Compared::Beginning,
     }
 }
@@ -104,6 +105,9 @@ mod tests {
         let until = exchange(b"HTTP/1.1 200", ReplyEnd::Until(b"</html>".to_vec()));
         assert_eq!(compared(Some(&until)), Compared::Beginning);
         assert_eq!(compared(Some(&exchange(b"", ReplyEnd::Bytes(1)))), Compared::Nothing);
+        assert_eq!(compared(Some(&exchange(b"N", ReplyEnd::Bytes(1)))), Compared::WholeReply);
+        let http = Exchange::http("/", "x", Duration::from_secs(1));
+        assert_eq!(compared(Some(&http)), Compared::Status);
     }
 
     #[test]

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::http::HttpReply;
+
 /// A request, and the reply by which a connection proves that somebody serves it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Exchange {
@@ -39,6 +41,8 @@ pub enum ReplyEnd {
     Bytes(usize),
     /// With the first occurrence of these bytes, which may be in what is expected.
     Until(Vec<u8>),
+    /// As HTTP/1 says: `Content-Length`, chunks, or the end of the connection.
+    Http,
 }
 
 impl Exchange {
@@ -49,6 +53,32 @@ impl Exchange {
             expect: None,
             end: ReplyEnd::Expectation,
             timeout_ms: timeout.as_millis() as u64,
+        }
+    }
+
+    /// `GET path` over HTTP/1.1, on a connection that is kept. The reply must have a status of
+    /// success (2xx).
+    pub fn http(path: &str, host: &str, timeout: Duration) -> Self {
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: plimsoll/{}\r\nAccept: */*\r\n\
+             Connection: keep-alive\r\n\r\n",
+            env!("CARGO_PKG_VERSION")
+        );
+        Self {
+            send: Payload::Bytes(request.into_bytes()),
+            expect: None,
+            end: ReplyEnd::Http,
+            timeout_ms: timeout.as_millis() as u64,
+        }
+    }
+
+    /// Whether the whole reply is compared, and not only its beginning or its status.
+    pub(crate) fn compares_whole_replies(&self) -> bool {
+        match (&self.send, &self.end) {
+            (Payload::Random(_), _) => true,
+            (_, ReplyEnd::Expectation) => !self.expected().is_empty(),
+            (_, ReplyEnd::Bytes(count)) => *count == self.expected().len(),
+            (_, ReplyEnd::Until(_) | ReplyEnd::Http) => false,
         }
     }
 
@@ -72,6 +102,7 @@ pub(crate) struct Reply {
     /// Bytes so far.
     pub(crate) seen: u64,
     matched_end: usize,
+    http: Option<Box<HttpReply>>,
 }
 
 /// What became of bytes offered to a reply.
@@ -81,13 +112,19 @@ pub(crate) enum Taken {
     All,
     /// It is whole after this many.
     Whole(usize),
-    /// It does not begin as it should.
+    /// It is whole after this many, and is another one than was asked for: an HTTP status other than
+    /// success. The connection can go on.
+    Other(usize),
+    /// It does not begin as it should, and nothing tells where it ends.
     Wrong,
 }
 
 impl Reply {
     /// Takes the next bytes of a reply that must begin with `expected` and ends as `end` says.
     pub(crate) fn take(&mut self, expected: &[u8], end: &ReplyEnd, bytes: &[u8]) -> Taken {
+        if *end == ReplyEnd::Http {
+            return self.take_http(bytes);
+        }
         let expected = &expected[(self.seen as usize).min(expected.len())..];
         let common = expected.len().min(bytes.len());
         if expected[..common] != bytes[..common] {
@@ -106,9 +143,43 @@ impl Reply {
             ReplyEnd::Expectation | ReplyEnd::Until(_) => {
                 (common == expected.len()).then_some(common)
             }
+            ReplyEnd::Http => unreachable!("it was taken above"),
         };
         self.seen += bytes.len() as u64;
         whole.map_or(Taken::All, Taken::Whole)
+    }
+
+    fn take_http(&mut self, bytes: &[u8]) -> Taken {
+        self.seen += bytes.len() as u64;
+        let reply = self.http.get_or_insert_default();
+        match reply.take(bytes) {
+            Ok(None) => Taken::All,
+            Ok(Some(count)) if reply.is_success() => Taken::Whole(count),
+            Ok(Some(count)) => Taken::Other(count),
+            Err(_) => Taken::Wrong,
+        }
+    }
+
+    /// The connection has ended. Whether the reply is whole with that: `Some(true)` where it is the
+    /// one that was asked for.
+    pub(crate) fn end(&self) -> Option<bool> {
+        let reply = self.http.as_ref().filter(|reply| reply.end())?;
+        Some(reply.is_success())
+    }
+
+    /// Whether the server closes the connection after this reply, as it said itself.
+    pub(crate) fn closes(&self) -> bool {
+        self.http.as_ref().is_some_and(|reply| reply.closes())
+    }
+
+    /// What the server said instead of the expected reply, `bytes` being the last that were taken of
+    /// it: an HTTP reply's first line, or the bytes from the reply's beginning.
+    pub(crate) fn said(&self, expected: &[u8], bytes: &[u8]) -> Vec<u8> {
+        match &self.http {
+            Some(reply) => reply.first_line().to_vec(),
+            // What was taken before was as expected.
+            None => [&expected[..(self.seen as usize).min(expected.len())], bytes].concat(),
+        }
     }
 
     /// Goes on looking for `end`, of which `matched_end` bytes were the last seen. Falls back as
@@ -155,6 +226,31 @@ mod tests {
         assert_eq!(took(b"+PONG", &end, &[b"+PO", b"X"]), Taken::Wrong);
         assert_eq!(took(b"", &end, &[b"anything"]), Taken::Whole(8));
         assert_eq!(took(b"", &ReplyEnd::Until(Vec::new()), &[b"x"]), Taken::Whole(1));
+    }
+
+    #[test]
+    fn an_http_reply_ends_by_its_head_and_says_its_status() {
+        let mut reply = Reply::default();
+        let ok = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhiHTTP";
+        assert_eq!(reply.take(b"", &ReplyEnd::Http, ok), Taken::Whole(ok.len() - 4));
+        assert!(!reply.closes());
+        let mut reply = Reply::default();
+        let busy = b"HTTP/1.1 503 Busy\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+        assert_eq!(reply.take(b"", &ReplyEnd::Http, busy), Taken::Other(busy.len()));
+        assert!(reply.closes());
+        assert_eq!(reply.said(b"", b""), b"HTTP/1.1 503 Busy");
+        let mut reply = Reply::default();
+        assert_eq!(reply.take(b"", &ReplyEnd::Http, b"HTTP/1.0 200 OK\r\n\r\nhi"), Taken::All);
+        assert_eq!(reply.end(), Some(true));
+        assert_eq!(Reply::default().end(), None);
+    }
+
+    #[test]
+    fn what_was_said_instead_is_whole() {
+        let mut reply = Reply::default();
+        assert_eq!(reply.take(b"+PONG", &ReplyEnd::Expectation, b"+P"), Taken::All);
+        assert_eq!(reply.take(b"+PONG", &ReplyEnd::Expectation, b"ANIC"), Taken::Wrong);
+        assert_eq!(reply.said(b"+PONG", b"ANIC"), b"+PANIC");
     }
 
     #[test]

@@ -88,6 +88,7 @@ impl Asked<'_> {
         let mut buffer = [0_u8; 16 << 10];
         loop {
             match (&mut &*self.socket).read(&mut buffer) {
+                Ok(0) if self.reply.end() == Some(true) => return Some(Ok(())),
                 Ok(0) => return Some(Err("closed".to_owned())),
                 Ok(read) => {
                     if let Some(verdict) = self.hear(exchange, &buffer[..read]) {
@@ -110,7 +111,7 @@ impl Asked<'_> {
         };
         match self.reply.take(expected, &exchange.end, bytes) {
             Taken::Whole(_) => Some(Ok(())),
-            Taken::Wrong => Some(Err("wrong_reply".to_owned())),
+            Taken::Wrong | Taken::Other(_) => Some(Err("wrong_reply".to_owned())),
             Taken::All if self.reply.seen > REPLY_MAX => Some(Err("endless_reply".to_owned())),
             Taken::All => None,
         }

@@ -132,7 +132,7 @@ pub(super) fn proven(stop: Stop, facts: &Facts<'_>, proof: &Proof) -> Stop {
     let mut stop = complete(stop, facts);
     if proof.moved {
         stop.by = StoppedBy::QueueFull;
-        stop.side = Side::Server;
+        stop.side = Some(Side::Server);
         stop.evidence = format!("the accept queue was full: {}", stop.evidence);
     }
     stop.add(format!("; counter-proof: {}", proof.says));
@@ -156,7 +156,7 @@ mod tests {
         assert_eq!(refused.by, StoppedBy::Refused);
         let proof = Proof { moved: true, says: "the next client connected".to_owned() };
         let full = proven(refused.clone(), &facts(&tally, None, Some(200)), &proof);
-        assert_eq!((full.by, full.side), (StoppedBy::QueueFull, Side::Server));
+        assert_eq!((full.by, full.side), (StoppedBy::QueueFull, Some(Side::Server)));
         for part in ["full", errno::REFUSED, "200 connections stood", "next client connected"] {
             assert!(full.evidence.contains(part), "{part}: {}", full.evidence);
         }

@@ -175,7 +175,7 @@ pub(super) fn counter_proof(ramp: &mut Ramp<'_>, stop: &Stop) -> Result<Option<S
         )));
     }
     if stop.by == StoppedBy::Descriptors
-        && stop.side == Side::Server
+        && stop.side == Some(Side::Server)
         && matches!(ramp.options.target, Target::Embedded(_))
     {
         return Ok(Some(

@@ -1,403 +1,542 @@
-//! The client: a handler of the engine that connects, sends, verifies and counts.
+//! The client: a handler of the engine that connects, sends, verifies and counts. One for each
+//! shard.
 
-use std::collections::BTreeMap;
+mod sending;
+
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use plimsoll::driver::Nanos;
 use plimsoll::{Context, Handler, Reason, SessionId, ShardContext};
 
-use super::conversation::{Conversation, Heard};
-use super::histogram::Latencies;
+use super::account::{Account, Schedule};
+use super::conversation::{Event, Heard};
 use super::keystream::Random;
+use super::lanes::Lanes;
+use super::shared::{Cut, Outcome, Part, Shared};
 use super::{Options, Pace};
+use crate::observe::threads::Usage;
 use crate::worker::exchange::Exchange;
 
-/// Connects in flight at once: less than any accept queue that is worth loading.
-const CONNECTING: u32 = 100;
-/// Messages that one connection may have outstanding in the open loop: beyond, the server is
-/// further behind than a person would wait, and each is counted as `overrun`.
-const MOST_OUTSTANDING: usize = 4096;
-/// How often the timeline is sampled.
-const SAMPLE: Duration = Duration::from_millis(100);
+/// The client looks at the clock at least so often.
+const TICK: Duration = Duration::from_millis(10);
+/// What is kept of a text that a server said, and how many texts that differ.
+const TEXT_BYTES: usize = 200;
+const TEXTS: usize = 32;
 
-/// What the client and the waiting caller share.
+/// A session's lane.
 #[derive(Debug, Default)]
-pub(super) struct Shared {
-    outcome: Mutex<Option<Outcome>>,
-    ended: Condvar,
-    done: AtomicBool,
-    stop: AtomicBool,
-    established: AtomicU64,
-    messages: AtomicU64,
-    running_ns: AtomicU64,
+pub(super) struct Place {
+    lane: u32,
 }
 
-/// How far a load is.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Progress {
-    pub(super) established: u64,
-    pub(super) messages: u64,
-    pub(super) seconds: f64,
-}
-
-impl Shared {
-    pub(super) fn is_done(&self) -> bool {
-        self.done.load(Ordering::Acquire)
-    }
-
-    /// Has the client end now, with what it has.
-    pub(super) fn stop(&self) {
-        self.stop.store(true, Ordering::Release);
-    }
-
-    /// Waits until the client is done, or for this long.
-    pub(super) fn wait(&self, most: Duration) {
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        if outcome.is_none() {
-            drop(self.ended.wait_timeout(outcome, most));
-        }
-    }
-
-    pub(super) fn take(&self) -> Option<Outcome> {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).take()
-    }
-
-    pub(super) fn progress(&self) -> Progress {
-        Progress {
-            established: self.established.load(Ordering::Relaxed),
-            messages: self.messages.load(Ordering::Relaxed),
-            seconds: self.running_ns.load(Ordering::Relaxed) as f64 / 1e9,
-        }
-    }
-
-    fn finish(&self, outcome: Outcome) {
-        *self.outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(outcome);
-        self.done.store(true, Ordering::Release);
-        self.ended.notify_all();
-    }
-}
-
-/// What a load found.
-#[derive(Debug, Default)]
-pub(super) struct Outcome {
-    pub(super) established: u64,
-    pub(super) messages: u64,
-    pub(super) bytes: u64,
-    pub(super) corrupt: u64,
-    pub(super) errors: BTreeMap<String, u64>,
-    pub(super) seconds: f64,
-    pub(super) server_cpu: Option<Duration>,
-    pub(super) latencies: Latencies,
-    /// Seconds since the start, and messages per second since the sample before.
-    pub(super) timeline: Vec<(f64, f64)>,
-}
-
-/// Where a load is.
+/// Where a client is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Phase {
     /// Connections are being made; since when none has been.
     Connecting(Nanos),
+    /// Its connections are there, or given up.
+    Waiting,
     /// Messages are sent and counted.
-    Running {
-        start: Nanos,
-        cpu: Option<Duration>,
-    },
-    /// Replies outstanding are still verified, until then.
-    Finishing(Nanos),
+    Running,
+    /// The measured time is over: replies are waited for.
+    Finishing,
     Done,
+}
+
+/// What a client measures, from the start on.
+struct Run {
+    start: Nanos,
+    account: Account,
+    /// The open loop's messages.
+    schedule: Option<Schedule>,
+    /// The lanes that were open at the start.
+    lanes: Vec<u32>,
+    /// Messages of the schedule whose time has come.
+    paced: u64,
+    /// Messages of the closed loop.
+    queued: u64,
+    usage: Usage,
+}
+
+impl Run {
+    /// Messages that are due.
+    fn due(&self) -> u64 {
+        self.schedule.map_or(self.queued, Schedule::due)
+    }
+
+    /// Whether a reply is still waited for.
+    fn is_complete(&self) -> bool {
+        self.account.total() + self.account.given_up() >= self.due()
+    }
 }
 
 /// The handler.
 pub(super) struct Client {
-    options: Options,
+    number: u32,
+    options: Arc<Options>,
     shared: Arc<Shared>,
     phase: Phase,
-    to_connect: u32,
-    connecting: u32,
-    /// Sessions that are connected; one that has gone leaves its place to the last.
-    sessions: Vec<SessionId>,
+    lanes: Lanes,
+    /// Lanes that may have something to send, and had no turn yet.
+    listed: std::collections::VecDeque<u32>,
+    run: Option<Run>,
+    /// Messages and bytes that may still be sent in this turn.
+    budget: sending::Budget,
+    /// Most bytes in one lane's outbox, where it holds more than one message.
+    outbox_bytes: usize,
     random: Random,
     message: Vec<u8>,
-    /// Messages sent by the clock, in the open loop.
-    paced: u64,
-    turn: usize,
-    sampled: (Nanos, u64),
     outcome: Outcome,
 }
 
 impl Client {
-    pub(super) fn new(options: &Options, shared: Arc<Shared>) -> Self {
+    /// Client `number`, with so many connections, each of which may queue so many bytes.
+    pub(super) fn new(
+        number: u32,
+        connections: u32,
+        outbox_bytes: usize,
+        options: &Arc<Options>,
+        shared: Arc<Shared>,
+    ) -> Self {
+        // Each client draws other sizes and contents.
+        let seed = options.seed.wrapping_add(u64::from(number) << 32);
         Self {
+            number,
+            options: options.clone(),
             shared,
             phase: Phase::Connecting(Nanos(0)),
-            to_connect: options.connections,
-            connecting: 0,
-            sessions: Vec::with_capacity(options.connections as usize),
-            random: Random::new(options.seed),
+            lanes: Lanes::new(connections),
+            listed: std::collections::VecDeque::with_capacity(connections as usize),
+            run: None,
+            budget: sending::Budget::default(),
+            outbox_bytes,
+            random: Random::new(seed),
             message: vec![0; options.size.1 as usize],
-            paced: 0,
-            turn: 0,
-            sampled: (Nanos(0), 0),
             outcome: Outcome::default(),
-            options: options.clone(),
         }
     }
 
     fn error(&mut self, name: &str, count: u64) {
         if let Some(known) = self.outcome.errors.get_mut(name) {
             *known += count;
-        } else {
+        } else if count > 0 {
             self.outcome.errors.insert(name.to_owned(), count);
         }
     }
 
-    fn connect_more(&mut self, shard: &mut ShardContext<'_, Conversation>) {
-        while self.to_connect > 0 && self.connecting < CONNECTING {
-            let number = self.options.connections - self.to_connect;
-            let source = match self.options.sources.len() {
+    /// The server said something where another reply was expected.
+    fn note_text(&mut self, mut text: Vec<u8>) {
+        self.error("unexpected_reply", 1);
+        text.truncate(TEXT_BYTES);
+        let said = &mut self.outcome.said;
+        if said.len() >= TEXTS && !said.contains_key(&text) {
+            text = b"(other texts)".to_vec();
+        }
+        *said.entry(text).or_default() += 1;
+    }
+
+    fn note_texts(&mut self, texts: Vec<Vec<u8>>) {
+        for text in texts {
+            self.note_text(text);
+        }
+    }
+
+    fn connect_some(&mut self, shard: &mut ShardContext<'_, Place>, now: Nanos) -> Option<Nanos> {
+        let options = &self.options;
+        let first = self.number as usize * options.connections as usize;
+        self.lanes.connect(now, |lane| {
+            let source = match options.sources.len() {
                 0 => None,
-                count => Some(SocketAddr::new(self.options.sources[number as usize % count], 0)),
+                count => Some(SocketAddr::new(options.sources[(first + lane as usize) % count], 0)),
             };
-            if shard.connect(self.options.target, source).is_none() {
-                return;
-            }
-            self.to_connect -= 1;
-            self.connecting += 1;
-        }
+            shard.connect(options.target, source)
+        })
     }
 
-    /// Starts the measured time, once all connections are there or none has come for too long.
-    fn start_when_connected(&mut self, shard: &mut ShardContext<'_, Conversation>, since: Nanos) {
-        self.connect_more(shard);
+    /// Goes on once all connections are there, or none has come for too long.
+    fn settle(&mut self, shard: &mut ShardContext<'_, Place>, since: Nanos) -> Option<Nanos> {
         let now = shard.now();
+        let next = self.connect_some(shard, now);
         let waited = now.since(since) > self.options.timeout;
-        if self.connecting > 0 && !waited {
-            return;
+        if !self.lanes.are_settled() && !waited {
+            return next;
         }
-        let missing = u64::from(self.connecting + self.to_connect);
-        if missing > 0 {
-            self.error("connect_timeout", missing);
-        }
-        self.to_connect = 0;
-        self.outcome.established = self.sessions.len() as u64;
-        if self.sessions.is_empty() {
-            return self.finish();
-        }
-        self.phase = Phase::Running { start: now, cpu: self.server_cpu() };
-        self.sampled = (now, 0);
-        if let Pace::Closed { depth } = self.options.pace {
-            for session in self.sessions.clone() {
-                let Some(mut cx) = shard.session(session) else { continue };
-                (0..depth).for_each(|_| self.send(&mut cx, now));
-            }
-        }
+        let missing = self.lanes.give_up_the_rest();
+        self.error("connect_timeout", missing);
+        self.phase = Phase::Waiting;
+        Some(now)
     }
 
-    /// Sends one message.
-    fn send(&mut self, cx: &mut Context<'_, Conversation>, intended: Nanos) {
-        if let Some(request) = self.options.exchange.as_ref().and_then(Exchange::request) {
-            cx.state().next_request(intended);
-            cx.send(request);
-            return;
+    /// Starts the measured time when all clients are ready.
+    fn start(&mut self, now: Nanos) -> Option<Nanos> {
+        let part = self.shared.ready(self.number, self.lanes.open(), now.0)?;
+        let start = Nanos(part.start_ns);
+        if start > now {
+            return Some(start);
         }
-        let (least, most) = self.options.size;
-        let size = self.random.between(least, most) as usize;
-        let message = &mut self.message[..size];
-        cx.state().next_echo(message, intended);
-        cx.send(message);
-    }
-
-    /// Sends what is due by the clock. Returns when the next is.
-    fn pace(
-        &mut self,
-        shard: &mut ShardContext<'_, Conversation>,
-        start: Nanos,
-        rate: f64,
-    ) -> Nanos {
-        let now = clock();
-        let due = (now.since(start).as_secs_f64() * rate) as u64;
-        while self.paced < due && !self.sessions.is_empty() {
-            let intended = start.after(Duration::from_secs_f64(self.paced as f64 / rate));
-            self.paced += 1;
-            self.turn = (self.turn + 1) % self.sessions.len();
-            let Some(mut cx) = shard.session(self.sessions[self.turn]) else { continue };
-            if cx.state().outstanding() >= MOST_OUTSTANDING {
-                self.error("overrun", 1);
-            } else {
-                self.send(&mut cx, intended);
-            }
-        }
-        start.after(Duration::from_secs_f64((self.paced + 1) as f64 / rate))
-    }
-
-    fn server_cpu(&self) -> Option<Duration> {
-        crate::observe::family::cpu_time(self.options.server_pid?)
-    }
-
-    fn sample(&mut self, now: Nanos, start: Nanos) {
-        let (then, messages) = self.sampled;
-        let passed = now.since(then);
-        if passed >= SAMPLE {
-            let rate = (self.outcome.messages - messages) as f64 / passed.as_secs_f64();
-            self.outcome.timeline.push((now.since(start).as_secs_f64(), rate));
-            self.sampled = (now, self.outcome.messages);
-            self.shared.messages.store(self.outcome.messages, Ordering::Relaxed);
-            self.shared.running_ns.store(now.0 - start.0, Ordering::Relaxed);
-        }
-    }
-
-    /// Ends the measured time.
-    fn end_measuring(&mut self, now: Nanos, start: Nanos, cpu: Option<Duration>) {
-        self.outcome.seconds = now.since(start).as_secs_f64();
-        self.outcome.server_cpu = match (cpu, self.server_cpu()) {
-            (Some(before), Some(after)) => Some(after.saturating_sub(before)),
-            _ => None,
-        };
-        self.phase = Phase::Finishing(now.after(self.options.timeout));
-    }
-
-    /// Ends once no reply is outstanding, or none comes.
-    fn finish_when_quiet(&mut self, shard: &mut ShardContext<'_, Conversation>, until: Nanos) {
-        let mut outstanding = 0;
-        shard.each_session(|cx| outstanding += cx.state().outstanding() as u64);
-        if outstanding == 0 || shard.now() >= until || self.shared.stop.load(Ordering::Acquire) {
-            if outstanding > 0 {
-                self.error("reply_timeout", outstanding);
-            }
+        self.outcome.established = self.lanes.open();
+        if self.lanes.open() == 0 {
             self.finish();
+            return None;
         }
+        self.begin(part);
+        Some(now)
     }
 
+    fn begin(&mut self, part: Part) {
+        let lanes = self.lanes.open_numbers();
+        for (place, number) in lanes.iter().enumerate() {
+            self.lanes.get(*number).place = place as u64;
+        }
+        let options = &self.options;
+        let schedule = match options.pace {
+            Pace::Closed { .. } => None,
+            Pace::Open { rate } => {
+                Some(Schedule::new(rate, options.duration).of_client(part.place, part.clients))
+            }
+        };
+        if schedule.is_none() {
+            // All are to send; how many in one turn, the budget says.
+            for number in &lanes {
+                self.lanes.get(*number).is_listed = true;
+            }
+            self.listed.extend(&lanes);
+        }
+        self.run = Some(Run {
+            start: Nanos(part.start_ns),
+            account: Account::new(part.start_ns, options.duration, options.timeout),
+            schedule,
+            lanes,
+            paced: 0,
+            queued: 0,
+            usage: Usage::of_this_thread(),
+        });
+        self.phase = Phase::Running;
+    }
+
+    /// What is to be done in the measured time. Returns when to come again.
+    fn go_on(&mut self, shard: &mut ShardContext<'_, Place>, now: Nanos) -> Option<Nanos> {
+        if let Some(cut) = self.is_cut(now) {
+            self.cut(cut);
+            return None;
+        }
+        let run = self.run.as_ref()?;
+        let end = Nanos(run.account.end_ns());
+        if now >= end {
+            self.end_measuring(now);
+            return Some(now);
+        }
+        let timed_out = self.lanes.give_up_connects(now, self.options.timeout);
+        self.error("connect_timeout", timed_out);
+        let connect = self.connect_some(shard, now);
+        let pace = self.pace(shard);
+        let more = self.send_listed(shard);
+        let answered = self.run.as_ref().map_or(0, |run| run.account.answered);
+        self.shared.tell(self.number, self.lanes.open(), answered);
+        [connect, pace, more.then_some(now), Some(end)].into_iter().flatten().min()
+    }
+
+    /// Whether the run ends before its time.
+    fn is_cut(&self, now: Nanos) -> Option<Cut> {
+        if self.shared.is_stopped() {
+            return Some(Cut::Interrupted);
+        }
+        let down = self.lanes.down_since.map(|since| now.since(since));
+        let gone =
+            down.is_some_and(|down| self.shared.has_target_ended() || down > self.options.timeout);
+        (gone || self.lanes.are_dead()).then_some(Cut::TargetGone)
+    }
+
+    /// Ends the measured time at its planned end.
+    fn end_measuring(&mut self, now: Nanos) {
+        if let Some(run) = &self.run {
+            let usage = Usage::of_this_thread().since(run.usage);
+            self.outcome.usage.push(usage);
+        }
+        self.outcome.down_seconds = self.down_seconds(now);
+        self.phase = Phase::Finishing;
+    }
+
+    fn down_seconds(&self, now: Nanos) -> Option<f64> {
+        self.lanes.down_since.map(|since| now.since(since).as_secs_f64())
+    }
+
+    /// Ends the run now: no more replies are waited for.
+    fn cut(&mut self, cut: Cut) {
+        let now = clock();
+        if let Some(run) = &mut self.run {
+            run.account.cut_to(now.0);
+            let elapsed = now.since(run.start).as_nanos() as u64;
+            run.schedule = run.schedule.map(|schedule| schedule.cut_to(elapsed));
+        }
+        if self.phase == Phase::Running {
+            self.end_measuring(now);
+        }
+        self.outcome.cut = Some(cut);
+        self.finish();
+    }
+
+    /// Waits for the replies that are outstanding, until the time limit.
+    fn wait_for_replies(
+        &mut self,
+        shard: &mut ShardContext<'_, Place>,
+        now: Nanos,
+    ) -> Option<Nanos> {
+        let run = self.run.as_ref()?;
+        let deadline = Nanos(run.account.deadline_ns());
+        if run.is_complete() || now >= deadline {
+            self.finish();
+            return None;
+        }
+        if let Some(cut) = self.is_cut(now) {
+            // The measured time was whole: only the waiting ends.
+            if let Some(run) = &mut self.run {
+                run.account.cut_to(now.0);
+            }
+            self.outcome.cut = Some(cut);
+            self.finish();
+            return None;
+        }
+        self.lanes.give_up_connects(now, self.options.timeout);
+        let connect = self.connect_some(shard, now);
+        let more = self.send_listed(shard);
+        [connect, more.then_some(now), Some(deadline)].into_iter().flatten().min()
+    }
+
+    /// Closes the account, and gives the result to the caller.
     fn finish(&mut self) {
         self.phase = Phase::Done;
+        if let Some(mut run) = self.run.take() {
+            let start_ns = run.start.0;
+            let count = run.lanes.len() as u64;
+            let (mut missing, mut overrun, mut unsent) = (Vec::new(), 0, 0);
+            for lane in self.lanes.iter() {
+                missing.extend(lane.conversation.intended());
+            }
+            let unanswered = missing.len() as u64;
+            if let Some(schedule) = run.schedule {
+                for number in &run.lanes {
+                    let lane = self.lanes.get(*number);
+                    let own = sending::messages_of(lane.place, count, schedule.due());
+                    let full = lane.conversation.outstanding() >= sending::MOST_OUTSTANDING;
+                    *(if full { &mut overrun } else { &mut unsent }) += own - lane.taken;
+                    missing.extend(
+                        (lane.taken..own)
+                            .map(|nth| start_ns + schedule.intended_ns(lane.place + nth * count)),
+                    );
+                }
+            }
+            run.account.close(missing);
+            debug_assert_eq!(run.account.total(), run.due(), "each message is accounted for once");
+            self.error("reply_timeout", unanswered);
+            self.error("overrun", overrun);
+            self.error("not_sent", unsent);
+            self.outcome.due = run.due();
+            self.outcome.seconds = (run.account.end_ns() - start_ns) as f64 / 1e9;
+            self.outcome.account = Some(run.account);
+        }
         self.shared.finish(std::mem::take(&mut self.outcome));
     }
 
-    /// Counts what was heard. False ends the session.
-    fn count(&mut self, heard: &Heard) -> bool {
-        let wrong = heard.wrong + heard.unasked;
-        if wrong == 0 {
-            return true;
+    /// A lane's connection has ended. What has no byte of its reply is sent again on the next one.
+    /// `name` is the error, where the connection gave no whole reply; `None` where it is counted
+    /// already.
+    fn lane_ended(&mut self, number: u32, name: Option<&str>, now: Nanos) {
+        let remains = self.lanes.get(number).conversation.end();
+        if let Some(run) = &mut self.run {
+            remains.hopeless.iter().for_each(|intended| run.account.give_up(*intended));
         }
-        self.outcome.corrupt += wrong;
-        self.error(if heard.wrong > 0 { "corrupt" } else { "unasked_bytes" }, 1);
+        match name {
+            Some(_) if remains.truncated => self.error("truncated_reply", 1),
+            Some(name) if remains.mute => self.error(name, 1),
+            Some(_) | None => {}
+        }
+        self.lanes.ended(number, &remains, now);
+        if matches!(self.phase, Phase::Connecting(_) | Phase::Waiting) {
+            // It said something or closed before anything was asked: it is not tried again.
+            self.lanes.give_up(number);
+        }
+    }
+
+    /// Does what was heard asks for. Returns whether the connection goes on.
+    fn obey(&mut self, cx: &mut Context<'_, Place>, lane: u32, heard: Heard, now: Nanos) -> bool {
+        match heard {
+            Heard::Fine => return true,
+            Heard::Closes => {
+                self.lane_ended(lane, None, now);
+                cx.close();
+                return false;
+            }
+            Heard::Corrupt(bytes) => {
+                self.outcome.corrupt += bytes;
+                self.error("corrupt", 1);
+            }
+            Heard::Unasked(bytes) => {
+                self.outcome.corrupt += bytes;
+                self.error("unasked_bytes", 1);
+            }
+            Heard::Said(text) => self.note_text(text),
+        }
+        // What follows cannot be told apart, so the connection is given up. The first message
+        // outstanding had this for a reply.
+        let hopeless = self.lanes.get(lane).conversation.give_up_front();
+        if let (Some(run), Some(intended)) = (&mut self.run, hopeless) {
+            run.account.give_up(intended);
+        }
+        self.lane_ended(lane, None, now);
+        cx.abort();
         false
+    }
+
+    /// The lane of a session, where the session is the lane's present connection.
+    fn lane_of(&mut self, cx: &mut Context<'_, Place>) -> Option<u32> {
+        let (number, session) = (cx.state().lane, cx.id());
+        let is_present = self.lanes.get(number).session() == Some(session);
+        is_present.then_some(number)
     }
 }
 
 impl Handler for Client {
-    type State = Conversation;
+    type State = Place;
 
-    fn on_start(&mut self, shard: &mut ShardContext<'_, Conversation>) {
+    fn on_start(&mut self, shard: &mut ShardContext<'_, Place>) {
         #[cfg(not(unix))]
         START.get_or_init(|| (std::time::Instant::now(), shard.now()));
         self.phase = Phase::Connecting(shard.now());
-        self.connect_more(shard);
     }
 
-    fn on_connect(&mut self, cx: &mut Context<'_, Conversation>) -> bool {
-        self.connecting -= 1;
-        let Phase::Connecting(since) = &mut self.phase else { return false };
-        *since = cx.now();
-        let number = self.sessions.len() as u32;
-        let id = cx.id();
-        self.sessions.push(id);
-        self.shared.established.store(u64::from(number) + 1, Ordering::Relaxed);
-        let seed = self.options.seed.wrapping_mul(0x1_0000_0001).wrapping_add(u64::from(number));
-        cx.state().begin(seed, number);
+    fn on_connect(&mut self, cx: &mut Context<'_, Place>) -> bool {
+        let now = cx.now();
+        let session: SessionId = cx.id();
+        let Some(number) = self.lanes.connected(session) else { return false };
+        cx.state().lane = number;
+        if let Phase::Connecting(since) = &mut self.phase {
+            *since = now;
+            self.shared.tell(self.number, self.lanes.open(), 0);
+        }
+        let lane = self.lanes.get(number);
+        let again = lane.connected > 1;
+        let which = u64::from(self.number) << 32 | u64::from(number);
+        let seed = self.options.seed.wrapping_mul(0x1_0000_0001).wrapping_add(which);
+        // Each connection of a lane has a stream of its own.
+        let seed =
+            seed.wrapping_add(u64::from(lane.connected - 1).wrapping_mul(0xd134_2543_de82_ef95));
+        lane.conversation.begin(seed);
+        if again {
+            self.outcome.reconnects += 1;
+        }
+        self.list(number);
         true
     }
 
-    fn on_receive(&mut self, cx: &mut Context<'_, Conversation>, bytes: &[u8]) -> usize {
+    fn on_receive(&mut self, cx: &mut Context<'_, Place>, bytes: &[u8]) -> usize {
         let now = clock();
-        let conversation = cx.state();
-        if conversation.lost {
-            return bytes.len();
-        }
-        let mut replies = 0;
-        let running = matches!(self.phase, Phase::Running { .. });
-        let latencies = &mut self.outcome.latencies;
-        let done = |intended: Nanos| {
-            replies += 1;
-            if running {
-                latencies.record(now.since(intended));
-            }
-        };
+        let Some(number) = self.lane_of(cx) else { return bytes.len() };
+        let mut texts = Vec::new();
+        let (run, outcome) = (&mut self.run, &mut self.outcome);
+        let event = |event| count(run, outcome, &mut texts, event, now);
+        let conversation = &mut self.lanes.get(number).conversation;
         let scripted = self.options.exchange.as_ref().filter(|one| one.request().is_some());
         let heard = match scripted {
-            None => conversation.hear_echo(bytes, done),
-            Some(exchange) => conversation.hear_reply(exchange, bytes, done),
+            None => conversation.hear_echo(bytes, event),
+            Some(exchange) => conversation.hear_reply(exchange, bytes, event),
         };
-        if !self.count(&heard) {
-            cx.state().lost = true;
-            cx.abort();
-            return bytes.len();
-        }
-        if running {
-            self.outcome.messages += replies;
-            self.outcome.bytes += bytes.len() as u64;
-            if matches!(self.options.pace, Pace::Closed { .. }) {
-                (0..replies).for_each(|_| self.send(cx, now));
-            }
+        self.note_texts(texts);
+        if self.obey(cx, number, heard, now) && !self.send(cx, number, now) {
+            self.list(number);
         }
         bytes.len()
     }
 
-    fn on_disconnect(&mut self, cx: &mut Context<'_, Conversation>, reason: Reason) {
-        if let Reason::ConnectFailed(failure) = reason {
-            self.connecting = self.connecting.saturating_sub(1);
-            let name = crate::errno::name(failure.code);
-            return self.error(&name, 1);
-        }
-        let number = cx.state().number as usize;
-        let own = cx.id();
-        if self.sessions.get(number) == Some(&own) {
-            self.sessions.swap_remove(number);
-            let moved = self.sessions.get(number).copied();
-            if let Some(mut moved) = moved.and_then(|moved| cx.session(moved)) {
-                moved.state().number = number as u32;
+    fn on_end(&mut self, cx: &mut Context<'_, Place>) {
+        let now = clock();
+        if let Some(number) = self.lane_of(cx) {
+            let last = self.lanes.get(number).conversation.hear_end();
+            let mut texts = Vec::new();
+            if let Some(last) = last {
+                count(&mut self.run, &mut self.outcome, &mut texts, last, now);
             }
+            self.note_texts(texts);
+            self.lane_ended(number, Some("peer_ended"), now);
         }
-        if matches!(self.phase, Phase::Connecting(_) | Phase::Running { .. }) && !cx.state().lost {
-            let name = match reason {
-                Reason::IdleTimeout => "reply_timeout",
-                other => other.name(),
-            };
-            self.error(name, 1);
+        // What is in the outbox would be answered with a reset.
+        if cx.outbox_bytes() > 0 { cx.abort() } else { cx.close() }
+    }
+
+    fn on_disconnect(&mut self, cx: &mut Context<'_, Place>, reason: Reason) {
+        let now = clock();
+        if let Reason::ConnectFailed(failure) = reason {
+            let session = cx.id();
+            if let Some(number) = self.lanes.failed(session, now) {
+                self.error(&crate::errno::name(failure.code), 1);
+                if matches!(self.phase, Phase::Connecting(_)) {
+                    self.lanes.give_up(number);
+                }
+            }
+            return;
+        }
+        if let Some(number) = self.lane_of(cx) {
+            self.lane_ended(number, Some(reason.name()), now);
         }
     }
 
-    fn on_turn(&mut self, shard: &mut ShardContext<'_, Conversation>) -> Option<Nanos> {
+    fn on_turn(&mut self, shard: &mut ShardContext<'_, Place>) -> Option<Nanos> {
         let now = shard.now();
-        let stop = self.shared.stop.load(Ordering::Acquire);
-        match self.phase {
-            Phase::Connecting(_) if stop => {
-                self.outcome.established = self.sessions.len() as u64;
+        self.budget = sending::Budget::default();
+        let next = match self.phase {
+            Phase::Connecting(_) | Phase::Waiting if self.shared.is_stopped() => {
+                self.outcome.established = self.lanes.open();
+                self.outcome.cut = Some(Cut::Interrupted);
                 self.finish();
+                None
             }
-            Phase::Connecting(since) => self.start_when_connected(shard, since),
-            Phase::Running { start, cpu } => {
-                self.sample(now, start);
-                let over = now.since(start) >= self.options.duration;
-                if over || stop || self.sessions.is_empty() {
-                    self.end_measuring(now, start, cpu);
-                } else if let Pace::Open { rate } = self.options.pace {
-                    return Some(self.pace(shard, start, rate));
-                }
-            }
-            Phase::Finishing(until) => self.finish_when_quiet(shard, until),
+            Phase::Connecting(since) => self.settle(shard, since),
+            Phase::Waiting => self.start(now),
+            Phase::Running => self.go_on(shard, clock()),
+            Phase::Finishing => self.wait_for_replies(shard, clock()),
             Phase::Done => return None,
+        };
+        if self.phase == Phase::Done {
+            return None;
         }
-        Some(now.after(Duration::from_millis(10)))
+        let tick = now.after(TICK);
+        Some(next.map_or(tick, |next| next.min(tick)))
     }
+}
+
+/// Counts a message's end. What the server said otherwise is added to `texts`.
+fn count(
+    run: &mut Option<Run>,
+    outcome: &mut Outcome,
+    texts: &mut Vec<Vec<u8>>,
+    event: Event,
+    now: Nanos,
+) {
+    let Some(run) = run else { return };
+    match event {
+        Event::Answered { intended_ns, sent, received } => {
+            if run.account.reply(intended_ns, now.0) {
+                outcome.bytes_sent += sent;
+                outcome.bytes_received += received;
+            }
+        }
+        Event::Refused { intended_ns, said } => {
+            run.account.give_up(intended_ns);
+            texts.push(said);
+        }
+    }
+}
+
+/// The request of a load that is no echo.
+fn request_of(options: &Options) -> Option<&[u8]> {
+    options.exchange.as_ref().and_then(Exchange::request)
 }
 
 /// The time now, on the clock that shards use: a turn may take longer than a message.
 #[cfg(unix)]
-fn clock() -> Nanos {
+pub(super) fn clock() -> Nanos {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Nanos(now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64)
 }
@@ -409,6 +548,6 @@ static START: std::sync::OnceLock<(std::time::Instant, Nanos)> = std::sync::Once
 /// The time now, on the clock that shards use: as far behind it as the first turn was old when both
 /// were read, some microseconds.
 #[cfg(not(unix))]
-fn clock() -> Nanos {
+pub(super) fn clock() -> Nanos {
     START.get().map_or(Nanos(0), |(moment, then)| then.after(moment.elapsed()))
 }

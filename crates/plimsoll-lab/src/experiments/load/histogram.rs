@@ -1,4 +1,5 @@
-//! Latencies, in a histogram of fixed size: three digits, from 1 ns to a minute.
+//! Latencies, in a histogram of fixed size: three digits, from 1 ns to the longest time that a
+//! message of the run can be waited for.
 
 use std::time::Duration;
 
@@ -6,24 +7,32 @@ use hdrhistogram::Histogram;
 
 use crate::results::Latency;
 
-const LONGEST_NS: u64 = 60_000_000_000;
+/// The histogram reaches a minute at least, and what a run is longer than its time limits by: a
+/// client that is stopped for some time records it in full.
+const SPARE: Duration = Duration::from_secs(60);
 
 /// Latencies of a load.
 #[derive(Debug)]
 pub(super) struct Latencies(Histogram<u64>);
 
-impl Default for Latencies {
-    fn default() -> Self {
-        // The bounds are constants that the crate accepts: 1 ≤ low, high ≥ 2 low, digits ≤ 5.
-        Self(Histogram::new_with_bounds(1, LONGEST_NS, 3).expect("constant, valid bounds"))
-    }
-}
-
 impl Latencies {
-    /// Counts one; longer than a minute counts as a minute.
-    pub(super) fn record(&mut self, latency: Duration) {
-        let ns = u64::try_from(latency.as_nanos()).unwrap_or(LONGEST_NS);
-        self.0.saturating_record(ns.max(1));
+    /// A histogram for latencies up to this one, and a minute more. Some 0.5 MB.
+    pub(super) fn up_to(longest: Duration) -> Self {
+        let most = u64::try_from(longest.saturating_add(SPARE).as_nanos()).unwrap_or(u64::MAX / 2);
+        let histogram = Histogram::new_with_bounds(1, most.min(u64::MAX / 2), 3);
+        // The crate accepts bounds where 1 ≤ low, high ≥ 2 low, and digits ≤ 5.
+        Self(histogram.expect("the bounds are valid"))
+    }
+
+    /// Counts one, in nanoseconds. O(1), no allocation.
+    pub(super) fn record(&mut self, latency_ns: u64) {
+        self.0.saturating_record(latency_ns.max(1));
+    }
+
+    /// Adds another histogram's counts.
+    pub(super) fn join(&mut self, other: &Self) {
+        // It fails only where the other reaches further; all clients of a run have the same bounds.
+        self.0.add(&other.0).expect("histograms of one run have the same bounds");
     }
 
     /// The usual percentiles; `None` where nothing was counted.
@@ -55,10 +64,10 @@ mod tests {
 
     #[test]
     fn percentiles_are_those_of_what_was_counted() {
-        let mut latencies = Latencies::default();
+        let mut latencies = Latencies::up_to(Duration::from_secs(1));
         assert_eq!(latencies.summary(), None);
         for us in 1..=1000 {
-            latencies.record(Duration::from_micros(us));
+            latencies.record(us * 1000);
         }
         let summary = latencies.summary().unwrap();
         for (got, expected) in [(summary.p50, 500.0), (summary.p99, 990.0), (summary.max, 1000.0)] {
