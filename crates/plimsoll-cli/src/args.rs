@@ -16,7 +16,7 @@ const ABOUT: &str = "Find what a TCP server can take on this machine, and what b
 
 const AFTER_HELP: &str = "\
 Sizes take B, KiB, MiB, GiB, kB, MB, GB (a bare number is bytes); times take ns, us, ms, s, min, h \
-(a bare number is seconds); counts take k, M, G.
+(a bare number is seconds); counts take k, M, G or an exponent (1e6).
 
 Exit codes:
   0    done, and all that was asserted holds
@@ -225,7 +225,7 @@ fn resolve(text: &str, allow_remote: bool) -> Result<SocketAddr> {
 #[command(next_help_heading = "Request and reply (default: echo)")]
 pub(crate) struct ExchangeArgs {
     /// Send TEXT instead of bytes to be echoed; C escapes: \r \n \t \0 \\ \xHH
-    #[arg(long, value_name = "TEXT", value_parser = unescape, requires = "expect")]
+    #[arg(long, value_name = "TEXT", value_parser = unescape)]
     pub(crate) send: Option<Text>,
     /// What the reply must begin with; C escapes
     #[arg(long, value_name = "TEXT", value_parser = unescape, requires = "send")]
@@ -262,10 +262,12 @@ impl ExchangeArgs {
             };
             return Ok(Some(Exchange::http(path, host, timeout)));
         }
-        let (Some(send), Some(expect)) = (&self.send, &self.expect) else { return Ok(None) };
+        let Some(send) = &self.send else { return Ok(None) };
+        let any = Text(Vec::new());
+        let expect = self.expect.as_ref().unwrap_or(&any);
         if send.0.is_empty() || (expect.0.is_empty() && self.reply_bytes.is_none()) {
             return Err(Error::usage(
-                "--send and --expect must not be empty",
+                "--send needs a text, and --expect or --reply-bytes a reply",
                 "say what the server answers with; --reply-bytes N for a reply of any content",
             ));
         }

@@ -7,6 +7,7 @@
 //! table is there if it was open, and colours are those of the light scheme.
 
 mod chart;
+mod facts;
 mod figures;
 #[cfg(test)]
 pub(crate) mod fixture;
@@ -15,7 +16,8 @@ mod text;
 use askama::Template;
 
 use crate::advice::plan::amounts;
-use crate::results::{Check, Document, Finding, LoadLine, PlanLimit, Survey};
+use crate::results::{Check, Compared, Document, Finding, LoadLine, PlanLimit, Survey};
+use crate::survey::server_lines;
 use figures::Figure;
 
 /// The page.
@@ -23,6 +25,10 @@ use figures::Figure;
 #[template(path = "report.html")]
 struct Page<'a> {
     target: String,
+    verdict: &'a str,
+    facts: Vec<(&'static str, String)>,
+    errors: Vec<facts::ErrorRow>,
+    server: Vec<String>,
     started: &'a str,
     took: String,
     version: &'a str,
@@ -62,6 +68,8 @@ struct FindingView<'a> {
 struct Bar {
     name: String,
     value: String,
+    /// From the lowest turn to the highest, where there were several.
+    spread: Option<String>,
     percent: u32,
 }
 
@@ -89,11 +97,15 @@ pub fn render(document: &Document<Survey>) -> String {
     let survey = &document.result;
     let page = Page {
         target: target(survey),
+        verdict: &survey.headline,
+        facts: facts::facts(document),
+        errors: facts::errors(survey),
+        server: survey.server.as_ref().map(server_lines).unwrap_or_default(),
         started: &document.started,
         took: text::micros(document.seconds * 1e6),
         version: &document.version,
         partial: document.partial,
-        headline: headline(&survey.load_line),
+        headline: headline(&survey.load_line, survey.compared),
         memory: memory(&survey.load_line),
         summary: &survey.summary,
         findings: survey.breaks_first.iter().map(finding).collect(),
@@ -120,44 +132,38 @@ fn target(survey: &Survey) -> String {
     }
 }
 
-fn headline(line: &LoadLine) -> Vec<Headline> {
-    vec![
-        Headline {
-            value: text::known(line.connections, text::count),
-            unit: "connections",
-            name: "held at once, alive",
-        },
-        Headline {
-            value: text::known(line.messages_per_second, |rate| text::number(rate.round())),
-            unit: "messages/s",
-            name: "echoed and verified",
-        },
-        Headline {
-            value: text::known(line.accepts_per_second, |rate| text::number(rate.round())),
-            unit: "accepts/s",
-            name: "by one acceptor",
-        },
-        Headline {
-            value: text::known(line.queued, text::count),
-            unit: "queued",
-            name: "unaccepted on one listener",
-        },
-    ]
+/// The load line's figures, those that were measured.
+fn headline(line: &LoadLine, compared: Option<Compared>) -> Vec<Headline> {
+    let messages = match compared {
+        Some(Compared::EveryByte) => "echoed, every byte verified",
+        Some(Compared::WholeReply) => "answered as expected",
+        Some(Compared::Beginning) => "replies whose beginning matched",
+        Some(Compared::Status) => "HTTP replies with a status of success",
+        Some(Compared::Nothing) => "replies, not compared",
+        None => "answered",
+    };
+    let rate = |rate: f64| text::number(rate.round());
+    measured([
+        (line.connections.map(text::count), "connections", "held at once, alive"),
+        (line.messages_per_second.map(rate), "messages/s", messages),
+        (line.accepts_per_second.map(rate), "accepts/s", "by one acceptor"),
+        (line.queued.map(text::count), "queued", "unaccepted on one listener"),
+    ])
 }
 
 fn memory(line: &LoadLine) -> Vec<Headline> {
-    vec![
-        Headline {
-            value: text::known(line.user_bytes_per_connection, text::number),
-            unit: "bytes per connection",
-            name: "in the server itself",
-        },
-        Headline {
-            value: text::known(line.kernel_bytes_per_connection, text::number),
-            unit: "bytes per connection",
-            name: "in the kernel, one end",
-        },
-    ]
+    let unit = "bytes per connection";
+    measured([
+        (line.user_bytes_per_connection.map(text::number), unit, "in the server itself"),
+        (line.kernel_bytes_per_connection.map(text::number), unit, "in the kernel, one end"),
+    ])
+}
+
+fn measured<const N: usize>(
+    figures: [(Option<String>, &'static str, &'static str); N],
+) -> Vec<Headline> {
+    let known = |(value, unit, name)| Some(Headline { value: value?, unit, name });
+    figures.into_iter().filter_map(known).collect()
 }
 
 fn finding(finding: &Finding) -> FindingView<'_> {
@@ -200,9 +206,19 @@ fn churn_bars(survey: &Survey) -> Vec<Bar> {
         .map(|variant| Bar {
             name: format!("pool {}, {} closes", variant.pool, variant.closes),
             value: text::number(variant.cycles_per_second),
+            spread: spread(&variant.turns),
             percent: percent(variant.cycles_per_second),
         })
         .collect()
+}
+
+/// The lowest and the highest of several values.
+fn spread(values: &[f64]) -> Option<String> {
+    let (low, high) = (
+        values.iter().copied().fold(f64::INFINITY, f64::min),
+        values.iter().copied().fold(0.0, f64::max),
+    );
+    (values.len() > 1).then(|| format!("{} to {}", text::number(low), text::number(high)))
 }
 
 fn plan(survey: &Survey) -> Option<PlanView<'_>> {
@@ -292,8 +308,28 @@ mod tests {
         document.partial = true;
         let page = render(&document);
         assert_self_contained(&page);
-        assert!(page.contains("interrupted") && page.contains("–"));
+        assert!(page.contains("interrupted"));
+        assert!(!page.contains("class=\"value\""), "no figure that was not measured");
         assert_eq!(page.matches("<figure").count(), 0);
+    }
+
+    #[test]
+    fn a_survey_of_a_target_shows_its_own_figures_only() {
+        let document = fixture::target();
+        let page = render(&document);
+        if let Some(path) = std::env::var_os("PLIMSOLL_REPORT_SAMPLE_TARGET") {
+            std::fs::write(path, &page).unwrap();
+        }
+        assert_self_contained(&page);
+        let verdict = page.find(&document.result.headline).expect("the verdict is there");
+        assert!(verdict < page.find("<dl class=\"loadline").expect("the figures are there"));
+        for part in ["granted 511", "redis-server", "replies whose beginning matched", "--target"] {
+            assert!(page.contains(part), "no `{part}`");
+        }
+        let (shown, _) = page.split_once("<pre id=\"json\">").expect("the document is embedded");
+        for never in ["accepts/s", "unaccepted on one", "every byte", "Ten times", "cycles/s"] {
+            assert!(!shown.contains(never), "`{never}` was not measured on the target");
+        }
     }
 
     #[test]
@@ -302,6 +338,14 @@ mod tests {
         let mut document = fixture::survey();
         let survey = &mut document.result;
         survey.target = HOSTILE.to_owned();
+        survey.headline = HOSTILE.to_owned();
+        survey.server = Some(crate::results::SurveyedServer {
+            says: Some(HOSTILE.to_owned()),
+            process: Some(HOSTILE.to_owned()),
+            pid: Some(1),
+            ..Default::default()
+        });
+        survey.load_curve[0].errors.insert(HOSTILE.to_owned(), 1);
         survey.summary.push(HOSTILE.to_owned());
         survey.skipped.insert(HOSTILE.to_owned(), HOSTILE.to_owned());
         survey.breaks_first[0].evidence = HOSTILE.to_owned();
@@ -311,6 +355,7 @@ mod tests {
             sample.kernel_bytes.insert(HOSTILE.to_owned(), 9_000_000);
         }
         survey.churn.as_mut().unwrap().variants[0].closes = HOSTILE.to_owned();
+        document.arguments.push(HOSTILE.to_owned());
         document.machine.limits.insert(HOSTILE.to_owned(), HOSTILE.to_owned());
         document.machine.cpu = Some(HOSTILE.to_owned());
         let page = render(&document);

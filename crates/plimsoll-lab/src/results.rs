@@ -19,7 +19,7 @@ pub use self::load::{Latency, Load, UnexpectedReply, Verified};
 pub use self::repeats::{
     Interleaved, LoadRepeat, LoadTarget, Row, RowVerdict, Spread, TargetComparison,
 };
-pub use self::survey::{Finding, LoadLine, Survey};
+pub use self::survey::{Compared, Finding, LoadLine, Survey, SurveyedServer};
 
 pub mod document;
 pub mod schema;

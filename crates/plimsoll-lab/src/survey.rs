@@ -4,9 +4,16 @@
 //! By default each experiment has a budget, so that the whole takes less than 90 s; with
 //! [`Options::full`] there is no bound on connections, and measurements are longer. An experiment
 //! that cannot run here is named with its reason in [`Survey::skipped`]; the others still run.
+//!
+//! Of a target only what was measured on it is told: experiments with servers of the lab's own
+//! (`backlog`, `accept`) are left out, and so are limits of this machine that nothing has met.
 
+mod fix;
+mod headline;
 mod knock;
+mod progress;
 mod summary;
+mod target;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -18,12 +25,14 @@ use crate::embedded::{self, Embedded};
 use crate::evidence::LEAST_FOR_COST;
 use crate::experiments::capacity::Target;
 use crate::experiments::{accept, backlog, capacity, churn, load};
-use crate::results::{Capacity, Load, Survey};
+use crate::results::{Capacity, Doctor, Load, Survey, TargetServer};
 use crate::worker::exchange::Exchange;
 use crate::worker::source::AddressRange;
-use crate::{Error, Lab, Progress, Result, units};
+use crate::{Error, Lab, Result, units};
+use progress::{Named, Planned, Whole};
 
 pub use summary::render_text;
+pub(crate) use summary::server_lines;
 
 /// What to survey.
 #[derive(Debug, Clone)]
@@ -73,22 +82,42 @@ const LOAD_PER_SOURCE: u64 = 20_000;
 ///
 /// # Errors
 ///
-/// [`Error::Target`] when a target is not there, closes at once or does not answer one request. What stands in the way of one
+/// [`Error::Target`] when a target is not there, closes at once or does not answer one request;
+/// [`Error::Usage`] when its process was named and cannot be looked at. What stands in the way of one
 /// experiment is no error: see [`Survey::skipped`].
 pub fn run(lab: &Lab, options: &Options) -> Result<(Survey, bool)> {
-    if let Some(target) = options.target {
-        knock::knock(target, options.exchange.as_ref(), options.timeout)?;
+    let mut survey = Survey {
+        target: options.target.map_or("embedded".to_owned(), |target| target.to_string()),
+        compared: Some(target::compared(options.exchange.as_ref())),
+        ..Survey::default()
+    };
+    let mut repeats = true;
+    if let Some(address) = options.target {
+        let wait = units::duration(options.timeout);
+        lab.progress.step(0, None, &format!("{address}: waits for a first reply, {wait} at most"));
+        let greeting = knock::knock(address, options.exchange.as_ref(), options.timeout)?;
+        survey.server = Some(target::look(address, options.server_pid, greeting.says)?);
+        repeats = greeting.repeats;
     }
-    let mut run = Run { lab, options, survey: Survey::default(), partial: false };
-    run.survey.target = options.target.map_or("embedded".to_owned(), |target| target.to_string());
-    run.survey.doctor = Some(doctor::examine(&Facts::read().with_ring(), None));
+    let mut run = Run { repeats, ..Run::new(lab, options, survey) };
+    run.doctor();
     run.backlog();
     run.accept();
     run.capacity();
     run.load_and_churn();
     run.plan();
-    summary::summarise(&mut run.survey);
+    summary::summarise(&mut run.survey, &run.doctor);
     Ok((run.survey, run.partial))
+}
+
+/// The target of a survey as its document names it; `None` for the embedded engine.
+pub fn target_server(survey: &Survey) -> Option<TargetServer> {
+    let server = survey.server.as_ref()?;
+    Some(TargetServer {
+        address: server.address.clone(),
+        pid: server.pid,
+        name: server.says.clone().or_else(|| server.process.clone()),
+    })
 }
 
 /// Whether every byte that came back was right.
@@ -107,9 +136,16 @@ pub fn measure_costs(lab: &Lab, accepting: bool) -> Result<Costs> {
     let target = Target::Embedded(embedded::Options::default());
     let asked =
         capacity::Options { connections: Some(COST_CONNECTIONS), ..capacity::Options::new(target) };
-    let (held, _) = capacity::run(&named(lab, "capacity"), &asked)?;
+    let whole = Whole::new(
+        Arc::clone(&lab.progress),
+        vec![Planned::new("capacity", seconds::CAPACITY), Planned::new("accept", seconds::ACCEPT)],
+    );
+    let whole = Arc::new(whole);
+    whole.begin("capacity");
+    let (held, _) = capacity::run(&named(lab, &whole, "capacity"), &asked)?;
     let accepted = if accepting {
-        Some(accept::run(&named(lab, "accept"), &accept::Options::default())?.0)
+        whole.begin("accept");
+        Some(accept::run(&named(lab, &whole, "accept"), &accept::Options::default())?.0)
     } else {
         None
     };
@@ -133,7 +169,7 @@ fn costs(held: &Capacity) -> Result<Costs> {
         Error::machine(format!("{what} per connection could not be measured"), cure)
     };
     if held.established <= LEAST_FOR_COST {
-        let few = format!("the memory of {} connections", units::count(held.established));
+        let few = format!("the memory of {}", units::connections(held.established));
         let cure = format!("hold more than {}", units::count(LEAST_FOR_COST));
         return Err(Error::machine(format!("{few} is lost among that of others"), cure));
     }
@@ -183,15 +219,70 @@ pub fn load_sources(
     }
 }
 
+/// About how long each experiment takes by default on a machine of two processors, for the progress
+/// line only: nothing is judged by it.
+mod seconds {
+    pub(super) const BACKLOG: f64 = 2.0;
+    pub(super) const ACCEPT: f64 = 2.0;
+    pub(super) const CAPACITY: f64 = 2.0;
+    /// What a load takes besides its measured time.
+    pub(super) const LOAD_BEGINS: f64 = 0.5;
+    /// What churn takes besides its measured time.
+    pub(super) const CHURN_BEGINS: f64 = 1.0;
+}
+
+/// The experiments that a survey will run, in their order.
+fn planned(options: &Options) -> Vec<Planned> {
+    let time = |both: (Duration, Duration)| time(options, both).as_secs_f64();
+    let mut plan = Vec::new();
+    if options.target.is_none() {
+        plan.push(Planned::new("backlog", seconds::BACKLOG));
+        plan.push(Planned::new("accept", seconds::ACCEPT));
+    }
+    plan.push(Planned::new("capacity", seconds::CAPACITY));
+    let load = seconds::LOAD_BEGINS + time(LOAD_TIME);
+    let most = options.connections.unwrap_or(u64::MAX);
+    plan.extend(curve_up_to(most).map(|connections| Planned::new(load_name(connections), load)));
+    if options.exchange.is_none() {
+        plan.push(Planned::new("churn", seconds::CHURN_BEGINS + time(CHURN_TIME)));
+    }
+    plan
+}
+
+/// The numbers of connections of the load curve, up to `most`, and at least one of them.
+fn curve_up_to(most: u64) -> impl Iterator<Item = u32> {
+    CURVE.into_iter().filter(move |count| u64::from(*count) <= most.max(1))
+}
+
+fn load_name(connections: u32) -> String {
+    format!("load, {}", units::connections(connections.into()))
+}
+
+/// The time of a measurement, of the usual and the one with `full`.
+fn time(options: &Options, (usual, full): (Duration, Duration)) -> Duration {
+    if options.full { full } else { usual }
+}
+
 /// A survey under way.
 struct Run<'a> {
     lab: &'a Lab,
     options: &'a Options,
+    progress: Arc<Whole>,
+    /// This machine's limits; a part of the result without a target only.
+    doctor: Doctor,
     survey: Survey,
     partial: bool,
+    /// Whether the request can be sent on a connection again and again.
+    repeats: bool,
 }
 
-impl Run<'_> {
+impl<'a> Run<'a> {
+    fn new(lab: &'a Lab, options: &'a Options, survey: Survey) -> Self {
+        let progress = Arc::new(Whole::new(Arc::clone(&lab.progress), planned(options)));
+        let doctor = Doctor::default();
+        Self { lab, options, progress, doctor, survey, partial: false, repeats: true }
+    }
+
     /// Runs one experiment. Its error becomes the reason for which it is missing.
     fn attempt<T>(
         &mut self,
@@ -200,18 +291,22 @@ impl Run<'_> {
     ) -> Option<T> {
         if self.partial || self.lab.is_interrupted() {
             self.partial = true;
-            self.survey.skipped.insert(name.to_owned(), "the survey was interrupted".to_owned());
+            self.survey.interrupted.get_or_insert_with(|| name.to_owned());
+            self.skip(name, "the survey was interrupted");
             return None;
         }
-        self.lab.progress.step(0, None, name);
-        match experiment(&named(self.lab, name)) {
+        self.progress.begin(name);
+        match experiment(&named(self.lab, &self.progress, name)) {
             Ok((result, partial)) => {
-                self.partial |= partial;
+                if partial {
+                    self.partial = true;
+                    self.survey.interrupted = Some(name.to_owned());
+                }
                 Some(result)
             }
             Err(error) => {
                 self.lab.progress.warn(&format!("{name} was not done: {error}"));
-                self.survey.skipped.insert(name.to_owned(), error.to_string());
+                self.skip(name, &error.to_string());
                 None
             }
         }
@@ -221,20 +316,53 @@ impl Run<'_> {
         self.survey.skipped.insert(name.to_owned(), why.to_owned());
     }
 
+    fn doctor(&mut self) {
+        if self.survey.server.is_none() {
+            self.doctor = doctor::examine(&Facts::read().with_ring(), None);
+            self.survey.doctor = Some(self.doctor.clone());
+            return;
+        }
+        self.doctor = doctor::examine(&Facts::read(), None);
+        self.skip(
+            "doctor",
+            "it lists the limits of this machine, whether or not they are in the target's way: run \
+             `plimsoll doctor`",
+        );
+    }
+
     fn backlog(&mut self) {
+        if let Some(server) = &self.survey.server {
+            let granted = target::granted(server).map_or_else(String::new, |granted| {
+                format!("; the target's listener was {granted}")
+            });
+            let why = format!(
+                "it fills the accept queue of a listener of its own, which tells nothing of the \
+                 target's{granted}"
+            );
+            return self.skip("backlog", &why);
+        }
         let options = backlog::Options { timeout: self.options.timeout, ..Default::default() };
         self.survey.backlog = self.attempt("backlog", |lab| backlog::run(lab, &options));
     }
 
     fn accept(&mut self) {
+        if self.survey.server.is_some() {
+            let why = "it measures an acceptor of its own, which tells nothing of the target's";
+            return self.skip("accept", why);
+        }
         let options = accept::Options { timeout: self.options.timeout, ..Default::default() };
         self.survey.accept = self.attempt("accept", |lab| accept::run(lab, &options));
+    }
+
+    /// The target's process, as it was named or found.
+    fn pid(&self) -> Option<u32> {
+        self.survey.server.as_ref().and_then(|server| server.pid)
     }
 
     fn capacity(&mut self) {
         let asked = self.options;
         let target = match asked.target {
-            Some(address) => Target::Address { address, pid: asked.server_pid },
+            Some(address) => Target::Address { address, pid: self.pid() },
             None => Target::Embedded(embedded::Options::default()),
         };
         let echo = Exchange::echo(asked.timeout);
@@ -269,7 +397,7 @@ impl Run<'_> {
         };
         let (target, pid) = match (&server, self.options.target) {
             (Some(server), _) => (server.address(), Some(server.pid())),
-            (None, Some(target)) => (target, self.options.server_pid),
+            (None, Some(target)) => (target, self.pid()),
             (None, None) => unreachable!("without a target the embedded server was started"),
         };
         self.load(&curve, target, pid);
@@ -283,20 +411,25 @@ impl Run<'_> {
     fn curve(&self) -> Vec<u32> {
         let held = self.survey.capacity.as_ref().map_or(1000, |capacity| capacity.alive);
         let asked = self.options.connections.unwrap_or(u64::MAX);
-        CURVE.into_iter().filter(|count| u64::from(*count) <= held.min(asked).max(1)).collect()
+        curve_up_to(held.min(asked)).collect()
     }
 
     fn load(&mut self, curve: &[u32], target: SocketAddr, pid: Option<u32>) {
+        if !self.repeats {
+            let why = "on one connection the target does not answer this request a second time as it \
+                       did the first, and `load` repeats it: name a request that can be repeated";
+            return self.skip("load", why);
+        }
         for &connections in curve {
             let options = load::Options {
                 server_pid: pid,
                 connections,
-                duration: self.time(LOAD_TIME),
+                duration: time(self.options, LOAD_TIME),
                 timeout: self.options.timeout,
                 exchange: self.options.exchange.clone(),
                 ..load::Options::new(target)
             };
-            let name = format!("load, {} connections", units::count(connections.into()));
+            let name = load_name(connections);
             match self.attempt(&name, |lab| load::run(lab, &options)) {
                 Some(load) => self.survey.load_curve.push(load),
                 // What fails with some connections will not go better with more.
@@ -314,14 +447,15 @@ impl Run<'_> {
         }
         let options = churn::Options {
             target: self.options.target,
-            server_pid: self.options.server_pid,
-            duration: self.time(CHURN_TIME),
+            server_pid: self.pid(),
+            duration: time(self.options, CHURN_TIME),
             timeout: self.options.timeout,
             ..Default::default()
         };
         self.survey.churn = self.attempt("churn", |lab| churn::run(lab, &options));
     }
 
+    /// From the costs that `capacity` has measured, the target's or the embedded engine's.
     fn plan(&mut self) {
         let Some(held) = &self.survey.capacity else {
             return self.skip("plan", "it needs the costs that `capacity` measures");
@@ -333,43 +467,35 @@ impl Run<'_> {
             ..Default::default()
         };
         let costs = costs(held);
-        self.survey.plan =
-            self.attempt("plan", |_| Ok((plan::plan(&planned, &costs?, &Facts::read())?, false)));
-    }
-
-    fn time(&self, (usual, full): (Duration, Duration)) -> Duration {
-        if self.options.full { full } else { usual }
-    }
-}
-
-/// Puts an experiment's name before its progress.
-struct Named {
-    name: String,
-    inner: Arc<dyn Progress>,
-}
-
-impl Named {
-    /// The line with the name before it, unless it says it itself.
-    fn line(&self, line: &str) -> String {
-        let named = line.strip_prefix(&self.name).is_some_and(|rest| rest.starts_with(':'));
-        if named { line.to_owned() } else { format!("{}: {line}", self.name) }
+        let pid = self.pid();
+        let target = self.options.target.is_some();
+        self.survey.plan = self.attempt("plan", |_| {
+            let mut plan = plan::plan(&planned, &costs?, &plan_facts(target, pid))?;
+            if target {
+                // Nothing has met them: what raises them is for `plimsoll plan`.
+                plan.limits.iter_mut().for_each(|limit| limit.fix = None);
+            }
+            Ok((plan, false))
+        });
     }
 }
 
-impl Progress for Named {
-    fn step(&self, done: u64, total: Option<u64>, line: &str) {
-        self.inner.step(done, total, &self.line(line));
+/// This machine, with the limits on descriptors and the control group of the target's process, where
+/// that is known; a target's whose process is not known are left out.
+fn plan_facts(target: bool, pid: Option<u32>) -> Facts {
+    let mut facts = Facts::read();
+    if target {
+        let limits = pid.and_then(|pid| plimsoll_kernel::limits::Limits::of(pid).ok());
+        facts.limits.nofile = limits.and_then(|limits| limits.nofile);
+        facts.cgroup = pid.and_then(|pid| plimsoll_kernel::cgroup::Cgroup::of(pid).ok());
     }
-
-    fn warn(&self, line: &str) {
-        self.inner.warn(&self.line(line));
-    }
+    facts
 }
 
-/// The same lab, whose progress begins with a name.
-fn named(lab: &Lab, name: &str) -> Lab {
-    let progress = Arc::new(Named { name: name.to_owned(), inner: Arc::clone(&lab.progress) });
-    Lab { progress, ..lab.clone() }
+/// The same lab, whose progress is a part of the whole and begins with a name.
+fn named(lab: &Lab, whole: &Arc<Whole>, name: &str) -> Lab {
+    let whole: Arc<dyn crate::Progress> = Arc::<Whole>::clone(whole);
+    Lab { progress: Arc::new(Named::new(name, whole)), ..lab.clone() }
 }
 
 #[cfg(test)]
@@ -402,13 +528,13 @@ mod tests {
     fn what_fails_is_skipped_with_its_reason_and_an_interruption_ends_the_rest() {
         let lab = lab();
         let options = Options::default();
-        let mut run =
-            Run { lab: &lab, options: &options, survey: Survey::default(), partial: false };
+        let mut run = Run::new(&lab, &options, Survey::default());
         let failed: Option<()> = run.attempt("first", |_| Err(Error::machine("cause", "cure")));
         assert!(failed.is_none() && run.survey.skipped["first"].contains("cause"));
         assert_eq!(run.attempt("second", |_| Ok((2, true))), Some(2), "a partial result is kept");
         assert!(run.attempt("third", |_| Ok(((), false))).is_none());
         assert!(run.partial && run.survey.skipped["third"].contains("interrupted"));
+        assert_eq!(run.survey.interrupted.as_deref(), Some("second"));
     }
 
     #[test]
@@ -425,7 +551,12 @@ mod tests {
     fn the_curve_stays_below_what_was_held() {
         let lab = lab();
         let options = Options { connections: Some(500), ..Options::default() };
-        let run = Run { lab: &lab, options: &options, survey: Survey::default(), partial: false };
+        let run = Run::new(&lab, &options, Survey::default());
         assert_eq!(run.curve(), [1, 10, 100]);
+        let names: Vec<String> = planned(&options).into_iter().map(|one| one.name).collect();
+        for connections in run.curve() {
+            assert!(names.contains(&load_name(connections)), "{names:?}");
+        }
+        assert!(names.contains(&"churn".to_owned()) && names.contains(&"backlog".to_owned()));
     }
 }

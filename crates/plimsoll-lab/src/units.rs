@@ -156,6 +156,12 @@ pub fn connections(value: u64) -> String {
     format!("{} {noun}", count(value))
 }
 
+/// A number of connections as the subject of a sentence about the past: `1 connection was`,
+/// `15,000 connections were`.
+pub fn connections_were(value: u64) -> String {
+    format!("{} {}", connections(value), if value == 1 { "was" } else { "were" })
+}
+
 /// A count with its thousands grouped by `separator`.
 pub fn grouped(value: u64, separator: &str) -> String {
     let digits = value.to_string();
@@ -314,6 +320,8 @@ mod tests {
         assert_eq!(count(1_234_567), "1,234,567");
         assert_eq!(connections(1), "1 connection");
         assert_eq!(connections(0), "0 connections");
+        assert_eq!(connections_were(1), "1 connection was");
+        assert_eq!(connections_were(2), "2 connections were");
         assert_eq!(connections(15_000), "15,000 connections");
         assert_eq!(number(0.0), "0");
         assert_eq!(number(3.5), "3.5");

@@ -56,6 +56,8 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
     let session = Session::new("survey", output)?.measures(args.target.server()?);
     let (result, partial) = survey::run(&session.lab, &options)?;
     let whole = survey::is_whole(&result);
+    // It has told by now what it is called.
+    let session = session.measures(survey::target_server(&result));
     let document = session.document(result, partial);
     folder.write(&document)?;
     let where_to = format!(

@@ -31,3 +31,6 @@ mod windows;
 
 #[cfg(target_os = "linux")]
 mod load;
+
+#[cfg(target_os = "linux")]
+mod survey;

@@ -57,7 +57,6 @@ impl Checker<'_> {
         let number = |rule: &Value| rule.as_f64().expect("a bound is a number");
         let length = |rule: &Value| rule.as_u64().expect("a length is a number") as usize;
         match keyword {
-            "$schema" | "$defs" | "title" | "description" | "format" | "default" => Ok(()),
             "$ref" => {
                 let pointer = rule.as_str().and_then(|rule| rule.strip_prefix('#'));
                 let target = pointer.and_then(|pointer| self.schema.pointer(pointer));
@@ -70,7 +69,9 @@ impl Checker<'_> {
             "maximum" if value.as_f64().is_some_and(|value| value > number(rule)) => wrong(),
             "minItems" if value.as_array().is_some_and(|all| all.len() < length(rule)) => wrong(),
             "maxItems" if value.as_array().is_some_and(|all| all.len() > length(rule)) => wrong(),
-            "type" | "const" | "enum" | "minimum" | "maximum" | "minItems" | "maxItems" => Ok(()),
+            // What a guard above has passed, and what says nothing of validity.
+            "type" | "const" | "enum" | "minimum" | "maximum" | "minItems" | "maxItems"
+            | "$schema" | "$defs" | "title" | "description" | "format" | "default" => Ok(()),
             "allOf" => list(rule).iter().try_for_each(|one| self.value(one, value, at)),
             "anyOf" | "oneOf" => {
                 let tried: Vec<_> =

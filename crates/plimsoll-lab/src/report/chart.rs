@@ -241,6 +241,8 @@ enum Shape {
     Rings,
     /// Upright strokes.
     Strokes,
+    /// Upright bars with caps, each between two points that follow each other: a spread.
+    Spreads,
 }
 
 impl Mark {
@@ -262,6 +264,12 @@ impl Mark {
     /// An upright stroke at each point.
     pub(super) fn strokes(colour: usize, points: Vec<(f64, f64)>) -> Self {
         Self { colour, shape: Shape::Strokes, points }
+    }
+
+    /// At each `x` a bar from a lowest to a highest value.
+    pub(super) fn spreads(colour: usize, spreads: &[(f64, f64, f64)]) -> Self {
+        let ends = spreads.iter().flat_map(|&(x, low, high)| [(x, low), (x, high)]);
+        Self { colour, shape: Shape::Spreads, points: ends.collect() }
     }
 
     /// The area between a lower and an upper line, which have their `x` in common.
@@ -355,6 +363,19 @@ impl Chart {
                 Shape::Rings => {
                     let ring = |point| Circle::new(point, 16, colour.stroke_width(4));
                     chart.draw_series(points.into_iter().map(ring))?;
+                }
+                Shape::Spreads => {
+                    let cap = (self.x.range().end - self.x.range().start) * 0.006;
+                    let path = |points| PathElement::new(points, colour.stroke_width(3));
+                    for ends in points.chunks_exact(2) {
+                        let [(x, low), (_, high)] = [ends[0], ends[1]];
+                        let lines = [
+                            vec![(x, low), (x, high)],
+                            vec![(x - cap, low), (x + cap, low)],
+                            vec![(x - cap, high), (x + cap, high)],
+                        ];
+                        chart.draw_series(lines.map(path))?;
+                    }
                 }
                 Shape::Strokes => {
                     let stroke = |(x, y)| {

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::chart::{Axis, COLOURS, Chart, Mark, Unit};
 use super::text;
 use crate::results::{Backlog, BacklogRun, Capacity, Churn, Load};
+use crate::statistics::median;
 
 /// A chart with its sentence, legend and table.
 #[derive(Debug, Clone)]
@@ -281,19 +282,56 @@ pub(super) fn latency(result: &Load) -> Option<Figure> {
     ))
 }
 
-/// Messages per second over connections.
+/// The runs of one point of a load curve: how many, and their median, lowest and highest rate.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Point {
+    connections: f64,
+    pub(super) runs: usize,
+    median: f64,
+    low: f64,
+    high: f64,
+}
+
+/// A load curve by its points: runs with as many connections are one.
+pub(super) fn points(curve: &[Load]) -> Vec<Point> {
+    let mut rates: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+    for load in curve {
+        rates.entry(load.established).or_default().push(load.messages_per_second);
+    }
+    let point = |(connections, rates): (u64, Vec<f64>)| {
+        Some(Point {
+            connections: connections as f64,
+            runs: rates.len(),
+            median: median(&rates)?,
+            low: rates.iter().copied().fold(f64::INFINITY, f64::min),
+            high: rates.iter().copied().fold(0.0, f64::max),
+        })
+    };
+    rates.into_iter().filter_map(point).collect()
+}
+
+/// Messages per second over connections; where a point was measured several times, with its spread.
 pub(super) fn throughput(curve: &[Load]) -> Option<Figure> {
-    let points: Vec<(f64, f64)> =
-        curve.iter().map(|load| (load.established as f64, load.messages_per_second)).collect();
-    let best =
-        curve.iter().max_by(|a, b| a.messages_per_second.total_cmp(&b.messages_per_second))?;
-    if points.len() < 2 {
+    let measured = points(curve);
+    let best = measured.iter().max_by(|a, b| a.median.total_cmp(&b.median))?;
+    if measured.len() < 2 {
         return None;
     }
+    let line: Vec<(f64, f64)> = measured.iter().map(|one| (one.connections, one.median)).collect();
+    let spreads: Vec<(f64, f64, f64)> = measured
+        .iter()
+        .filter(|one| one.runs > 1)
+        .map(|one| (one.connections, one.low, one.high))
+        .collect();
     let says = format!(
-        "The most, {} messages/s, went through {} connections.",
-        text::number(best.messages_per_second),
-        text::count(best.established),
+        "The most, {} messages/s, went through {} connections.{}",
+        text::number(best.median),
+        text::number(best.connections),
+        if spreads.is_empty() {
+            " Each point was measured once."
+        } else {
+            " Points are medians; the bars go from the lowest run to the highest."
+        }
     );
     let mut table = Table::new(
         "Throughput over connections",
@@ -306,7 +344,8 @@ pub(super) fn throughput(curve: &[Load]) -> Option<Figure> {
             "p99.9",
             "slowest",
             "server CPU",
-            "wrong bytes",
+            "wrong",
+            "errors",
         ],
     );
     for load in curve {
@@ -323,17 +362,23 @@ pub(super) fn throughput(curve: &[Load]) -> Option<Figure> {
             latency(|us| us.max),
             text::known(load.server_cpu_us_per_message, text::micros),
             text::count(load.corrupt),
+            text::count(load.errors.values().sum()),
         ]);
     }
-    let (low, high) = ends(&points);
+    let (low, high) = ends(&line);
+    let most = measured.iter().map(|one| one.high).fold(0.0, f64::max);
     Some(figure(
         Chart {
             id: "throughput",
             title: "Throughput over connections".to_owned(),
             description: says.clone(),
             x: Axis::log("connections, logarithmic", Unit::Count, low, high),
-            y: Axis::linear("messages per second", Unit::Rate, best.messages_per_second),
-            marks: vec![Mark::line(0, points.clone()), Mark::dots(0, points)],
+            y: Axis::linear("messages per second", Unit::Rate, most),
+            marks: vec![
+                Mark::line(0, line.clone()),
+                Mark::spreads(6, &spreads),
+                Mark::dots(0, line),
+            ],
         },
         says,
         Vec::new(),
@@ -341,14 +386,18 @@ pub(super) fn throughput(curve: &[Load]) -> Option<Figure> {
     ))
 }
 
-/// Median and 99th percentile over connections.
+/// Median and 99th percentile over connections; of several runs of one point the median of each.
 pub(super) fn latency_curve(curve: &[Load]) -> Option<Figure> {
     let line = |pick: fn(&crate::results::Latency) -> f64| -> Vec<(f64, f64)> {
-        curve
-            .iter()
-            .filter_map(|load| Some((load.established as f64, pick(load.latency_us.as_ref()?))))
-            .filter(|point| point.1 > 0.0)
-            .collect()
+        let mut runs: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
+        for load in curve {
+            let micros = load.latency_us.as_ref().map(pick).filter(|micros| *micros > 0.0);
+            runs.entry(load.established).or_default().extend(micros);
+        }
+        let middle = |(connections, runs): (u64, Vec<f64>)| {
+            Some((connections as f64, crate::statistics::median(&runs)?))
+        };
+        runs.into_iter().filter_map(middle).collect()
     };
     let (median, tail) = (line(|us| us.p50), line(|us| us.p99));
     let worst = tail.iter().copied().max_by(|a, b| a.1.total_cmp(&b.1))?;
@@ -503,4 +552,29 @@ fn thinned(length: usize) -> Vec<usize> {
         indices.push(length - 1);
     }
     indices
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::fixture;
+    use super::*;
+
+    #[test]
+    fn runs_of_one_point_are_its_spread() {
+        let mut curve = fixture::survey().result.load_curve;
+        assert!(points(&curve).iter().all(|one| one.runs == 1));
+        assert!(!throughput(&curve).expect("a figure").wide.contains("class=\"s-6\""));
+        for rate in [250_000.0, 290_000.0] {
+            curve.push(Load { messages_per_second: rate, ..curve[2].clone() });
+        }
+        let point = points(&curve).into_iter().find(|one| one.runs == 3).expect("three runs");
+        assert_eq!((point.low, point.median, point.high), (250_000.0, 271_300.0, 290_000.0));
+        let figure = throughput(&curve).expect("a figure");
+        // A bar and its two caps.
+        assert_eq!(figure.wide.matches("class=\"s-6\"").count(), 3, "{}", figure.wide);
+        assert!(figure.says.contains("lowest run to the highest"), "{}", figure.says);
+        assert_eq!(figure.table.rows.len(), 7, "every run has its row");
+        let latency = latency_curve(&curve).expect("a figure");
+        assert_eq!(latency.table.rows.len(), 5, "one for each number of connections");
+    }
 }

@@ -46,6 +46,13 @@ pub(crate) fn survey() -> Document<Survey> {
         partial: false,
         result: Survey {
             target: "embedded".to_owned(),
+            headline:
+                "The accept queue gives way first, at 4,097 connections that wait unaccepted on \
+                       one listener; what raises it: sysctl -w net.core.somaxconn=65535."
+                    .to_owned(),
+            server: None,
+            compared: Some(Compared::EveryByte),
+            interrupted: None,
             load_line: LoadLine {
                 connections: Some(15_000),
                 messages_per_second: Some(271_300.0),
@@ -79,6 +86,46 @@ pub(crate) fn survey() -> Document<Survey> {
             skipped: map([("explain", "it needs the process of a running server (--server-pid)")]),
         },
     }
+}
+
+/// A target's: what cannot be measured on it is not there.
+pub(crate) fn target() -> Document<Survey> {
+    let mut document = survey();
+    document.arguments = ["survey", "--target", "127.0.0.1:6379", "--send", "PING\\r\\n"]
+        .into_iter()
+        .map(str::to_owned)
+        .collect();
+    document.target = Some(TargetServer {
+        address: "127.0.0.1:6379".to_owned(),
+        pid: Some(4711),
+        name: Some("redis-server".to_owned()),
+    });
+    let survey = &mut document.result;
+    survey.target = "127.0.0.1:6379".to_owned();
+    survey.compared = Some(Compared::Beginning);
+    survey.server = Some(SurveyedServer {
+        address: survey.target.clone(),
+        pid: Some(4711),
+        process: Some("redis-server".to_owned()),
+        processes: Some(1),
+        listeners: Some(1),
+        granted: Some(511),
+        depth: Some(0),
+        descriptors: Some(9),
+        descriptors_limit: Some(10_032),
+        memory_bytes: Some(9_000_000),
+        shares_processors: Some(true),
+        ..SurveyedServer::default()
+    });
+    survey.headline =
+        "Nothing gave way: 15,000 connections were held at once, as many as were asked for."
+            .to_owned();
+    survey.load_line.accepts_per_second = None;
+    survey.load_line.queued = None;
+    (survey.doctor, survey.backlog, survey.churn, survey.plan) = (None, None, None, None);
+    survey.breaks_first.retain(|finding| finding.experiment == "capacity");
+    survey.summary.truncate(1);
+    document
 }
 
 fn findings() -> Vec<Finding> {

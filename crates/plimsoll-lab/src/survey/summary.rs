@@ -2,18 +2,25 @@
 
 use std::fmt::Write as _;
 
-use crate::results::{BacklogRun, Doctor, Finding, LoadLine, StoppedBy, Survey};
+use super::headline::{deepest, failures, headline};
+use super::{fix::fix, target};
+use crate::evidence::LEAST_FOR_COST;
+use crate::results::{Compared, Doctor, Finding, LoadLine, StoppedBy, Survey, SurveyedServer};
 use crate::units;
 use crate::units::wrap;
 
 /// Columns of the text.
 const WIDTH: usize = 92;
 
-/// Fills in the load line, the sentences and the findings from the experiments' results.
-pub(super) fn summarise(survey: &mut Survey) {
+/// Fills in the load line, the sentences, the findings and the headline from the experiments' results.
+/// `doctor` knows this machine's limits, and the commands that raise them.
+pub(super) fn summarise(survey: &mut Survey, doctor: &Doctor) {
     survey.load_line = load_line(survey);
+    let reasons = unmeasured(survey);
+    survey.skipped.extend(reasons);
     survey.summary = sentences(survey);
-    survey.breaks_first = findings(survey);
+    survey.breaks_first = findings(survey, doctor);
+    survey.headline = headline(survey);
 }
 
 fn load_line(survey: &Survey) -> LoadLine {
@@ -26,6 +33,45 @@ fn load_line(survey: &Survey) -> LoadLine {
         user_bytes_per_connection: capacity.and_then(|held| held.user_bytes_per_connection),
         kernel_bytes_per_connection: capacity.and_then(|held| held.kernel_bytes_per_connection),
     }
+}
+
+/// Figures of experiments that were run, and yet are not known: by name, with the reason.
+fn unmeasured(survey: &Survey) -> Vec<(String, String)> {
+    let Some(held) = &survey.capacity else { return Vec::new() };
+    let mut reasons = Vec::new();
+    let mut missing = |name: &str, why: String| reasons.push((name.to_owned(), why));
+    let few = || {
+        format!(
+            "the memory of {} is lost among what else grows and shrinks: hold 1,000 and more",
+            units::connections(held.established)
+        )
+    };
+    if held.user_bytes_per_connection.is_none() {
+        let unseen = survey.server.as_ref().is_some_and(|server| server.pid.is_none());
+        missing(
+            "user_bytes_per_connection",
+            if unseen {
+                "the server's process is not known: run it as root or as the server's user on the \
+             server's machine, or name the process with --server-pid"
+                    .to_owned()
+            } else {
+                few()
+            },
+        );
+    }
+    if held.kernel_bytes_per_connection.is_none() {
+        missing(
+            "kernel_bytes_per_connection",
+            if held.established < LEAST_FOR_COST {
+                few()
+            } else {
+                "the kernel's objects cannot be counted: /proc/slabinfo is root's, and the server must \
+             be on this machine"
+                .to_owned()
+            },
+        );
+    }
+    reasons
 }
 
 fn sentences(survey: &Survey) -> Vec<String> {
@@ -61,9 +107,12 @@ fn connections(survey: &Survey) -> Option<String> {
     };
     let end = match held.stopped_by {
         StoppedBy::Limit => "; the survey asked for no more".to_owned(),
+        StoppedBy::Interrupted => "; then the survey was interrupted".to_owned(),
         stopped => format!("; {} stopped it", stopped.name().replace('_', " ")),
     };
-    Some(format!("{} connections were held at once, {alive}{end}.", units::count(held.established)))
+    let made = if held.alive == held.established { "held at once" } else { "established" };
+    let connections = units::connections_were(held.established);
+    Some(format!("{connections} {made}, {alive}{end}."))
 }
 
 fn queue(survey: &Survey) -> Option<String> {
@@ -77,8 +126,8 @@ fn queue(survey: &Survey) -> Option<String> {
         )
     });
     Some(format!(
-        "At most {} connections wait unaccepted on one listener{drained}.",
-        units::count(deepest)
+        "At most {} wait unaccepted on one listener{drained}.",
+        units::connections(deepest)
     ))
 }
 
@@ -91,9 +140,9 @@ fn messages(survey: &Survey) -> Option<String> {
         format!("; each takes {} of the server's processor time", units::micros(micros))
     });
     Some(format!(
-        "{} messages/s go through {} connections{tail}{cpu}.",
+        "{} messages/s go through {}{tail}{cpu}.",
         units::number(load.messages_per_second.round()),
-        units::count(load.established)
+        units::connections(load.established)
     ))
 }
 
@@ -135,40 +184,48 @@ fn plan(survey: &Survey) -> Option<String> {
     } else {
         format!("in the way stands {}", missing.join(", "))
     };
-    Some(format!("{} connections would take {memory}; {end}.", units::count(plan.connections)))
+    Some(format!("{} would take {memory}; {end}.", units::connections(plan.connections)))
 }
 
-fn findings(survey: &Survey) -> Vec<Finding> {
-    [
-        backlog_finding(survey),
-        capacity_finding(survey),
+fn findings(survey: &Survey, doctor: &Doctor) -> Vec<Finding> {
+    let mut found: Vec<Finding> = [
+        backlog_finding(survey, doctor),
+        capacity_finding(survey, doctor),
         accept_finding(survey),
-        load_finding(survey),
+        load_finding(survey, doctor),
         churn_finding(survey),
         plan_finding(survey),
     ]
     .into_iter()
     .flatten()
-    .collect()
+    .collect();
+    // What was cut short shows nothing of a limit.
+    let cut = survey.interrupted.as_deref().unwrap_or("");
+    for finding in found.iter_mut().filter(|finding| begins_with_word(cut, &finding.experiment)) {
+        finding.stopped_by = Some(StoppedBy::Interrupted);
+        finding.fix = None;
+    }
+    found
+}
+
+/// Whether an experiment's name is the first word of a text: `load` of `load, 10 connections`.
+fn begins_with_word(text: &str, name: &str) -> bool {
+    text.strip_prefix(name).is_some_and(|rest| !rest.starts_with(char::is_alphanumeric))
 }
 
 /// Of the runs, the one that went deepest and was ended by something.
-fn backlog_finding(survey: &Survey) -> Option<Finding> {
-    let runs = &survey.backlog.as_ref()?.runs;
-    let asked = |run: &&BacklogRun| (run.queued, run.requested);
-    let deepest = runs.iter().max_by_key(asked)?;
+fn backlog_finding(survey: &Survey, doctor: &Doctor) -> Option<Finding> {
+    let deepest = deepest(survey.backlog.as_ref()?)?;
+    let fix = fix(deepest.stopped_by, deepest.stopped_side, None, doctor);
+    // The application asked for no more than it got: the kernel is not in the way.
+    let own = deepest.granted.map(|granted| granted as i64) == deepest.requested;
     let fix = match deepest.stopped_by {
-        // The application asked for no more than it got: the kernel is not in the way.
-        StoppedBy::QueueFull
-            if deepest.granted.map(|granted| granted as i64) == deepest.requested =>
-        {
-            let cap = fix(StoppedBy::QueueFull, survey.doctor.as_ref())?;
-            Some(format!(
-                "listen(fd, N) with a larger N; above {}: {cap}",
-                units::count(deepest.granted?)
-            ))
-        }
-        stopped => fix(stopped, survey.doctor.as_ref()),
+        StoppedBy::QueueFull if own => Some(format!(
+            "listen(fd, N) with a larger N; above {}: {}",
+            units::count(deepest.granted?),
+            fix?
+        )),
+        _ => fix,
     };
     Some(Finding {
         experiment: "backlog".to_owned(),
@@ -178,13 +235,14 @@ fn backlog_finding(survey: &Survey) -> Option<Finding> {
     })
 }
 
-fn capacity_finding(survey: &Survey) -> Option<Finding> {
+fn capacity_finding(survey: &Survey, doctor: &Doctor) -> Option<Finding> {
     let held = survey.capacity.as_ref()?;
+    let side = held.stopped_side;
     Some(Finding {
         experiment: "capacity".to_owned(),
         stopped_by: Some(held.stopped_by),
         evidence: sentence(&held.evidence),
-        fix: fix(held.stopped_by, survey.doctor.as_ref()),
+        fix: fix(held.stopped_by, side, survey.server.as_ref(), doctor),
     })
 }
 
@@ -204,8 +262,9 @@ fn accept_finding(survey: &Survey) -> Option<Finding> {
     })
 }
 
-/// A load has no break; what it shows is whether more connections bring more messages.
-fn load_finding(survey: &Survey) -> Option<Finding> {
+/// What a load shows: whether more connections bring more messages, what held the best one back, and
+/// what failed at which number.
+fn load_finding(survey: &Survey, doctor: &Doctor) -> Option<Finding> {
     let best = survey.load.as_ref()?;
     let more = survey.load_curve.iter().any(|load| load.established > best.established);
     let more = if more { "more connections brought less" } else { "more were not tried" };
@@ -213,15 +272,31 @@ fn load_finding(survey: &Survey) -> Option<Finding> {
     let cpu = busy.map_or_else(String::new, |processors| {
         format!(" The server kept {} busy.", busy_processors(processors))
     });
+    let held_back = if best.evidence.is_empty() {
+        String::new()
+    } else {
+        format!(" {}", sentence(&best.evidence))
+    };
+    let failed: Vec<String> = survey
+        .load_curve
+        .iter()
+        .filter(|load| load.lost > 0 || load.errors.values().any(|count| *count > 0))
+        .map(|load| format!("at {} {}", units::connections(load.asked), failures(load)))
+        .collect();
+    let failed = match failed.as_slice() {
+        [] => String::new(),
+        failed => format!(" Failed: {}.", failed.join("; ")),
+    };
+    let side = best.stopped_side;
     Some(Finding {
         experiment: "load".to_owned(),
-        stopped_by: None,
+        stopped_by: best.stopped_by,
         evidence: format!(
-            "The most, {} messages/s, went through {} connections; {more}.{cpu}",
+            "The most, {} messages/s, went through {}; {more}.{cpu}{held_back}{failed}",
             units::number(best.messages_per_second.round()),
-            units::count(best.established)
+            units::connections(best.established)
         ),
-        fix: None,
+        fix: best.stopped_by.and_then(|by| fix(by, side, survey.server.as_ref(), doctor)),
     })
 }
 
@@ -244,17 +319,18 @@ fn churn_finding(survey: &Survey) -> Option<Finding> {
     })
 }
 
-/// The first limit in the way of ten times as many connections.
+/// The first limit in the way of ten times as many connections. Of a target it is none of what breaks:
+/// nothing of it was reached.
 fn plan_finding(survey: &Survey) -> Option<Finding> {
-    let plan = survey.plan.as_ref()?;
+    let plan = survey.plan.as_ref().filter(|_| survey.server.is_none())?;
     let limit = plan.limits.iter().find(|limit| !limit.ok)?;
     let available = limit.available.map_or("less".to_owned(), units::count);
     Some(Finding {
         experiment: "plan".to_owned(),
         stopped_by: None,
         evidence: format!(
-            "{} connections need {} of {}; there is {available}.",
-            units::count(plan.connections),
+            "{} need {} of {}; there is {available}.",
+            units::connections(plan.connections),
             units::count(limit.needed),
             limit.name
         ),
@@ -270,71 +346,20 @@ fn sentence(text: &str) -> String {
     format!("{first}{}{end}", letters.as_str())
 }
 
-/// The command that raises the limit that stopped an experiment: the doctor's, which knows this
-/// machine's values, or else the usual one.
-fn fix(stopped: StoppedBy, doctor: Option<&Doctor>) -> Option<String> {
-    let (name, usual) = match stopped {
-        StoppedBy::QueueFull if cfg!(windows) => {
-            return Some("listen with a larger hint: SOMAXCONN_HINT(N), 200 to 65535".to_owned());
-        }
-        StoppedBy::Ports if cfg!(windows) => {
-            ("dynamic port range", "netsh int ipv4 set dynamicport tcp start=1025 num=64511")
-        }
-        StoppedBy::QueueFull => ("net.core.somaxconn", "sysctl -w net.core.somaxconn=65535"),
-        StoppedBy::Ports => {
-            ("ip_local_port_range", "sysctl -w net.ipv4.ip_local_port_range='1024 65535'")
-        }
-        StoppedBy::Descriptors => ("nofile (hard)", "ulimit -n 1000000"),
-        StoppedBy::TcpMem => ("tcp_mem", "sysctl -w net.ipv4.tcp_mem='… … …' (in pages)"),
-        StoppedBy::LockedPages => ("memlock", "ulimit -l unlimited"),
-        StoppedBy::Conntrack => {
-            ("nf_conntrack_max", "sysctl -w net.netfilter.nf_conntrack_max=1048576")
-        }
-        StoppedBy::Cgroup => ("cgroup memory", "raise memory.max of the control group"),
-        StoppedBy::Memory => {
-            return Some("more memory, or less of it in other processes".to_owned());
-        }
-        StoppedBy::ServerLimit | StoppedBy::Refused => {
-            return Some("raise the server's own limit on connections".to_owned());
-        }
-        StoppedBy::Pids => ("pids", "raise pids.max of the control group, or `ulimit -u`"),
-        StoppedBy::IdleTimeout => {
-            return Some("raise the server's time limit for idle connections".to_owned());
-        }
-        StoppedBy::Cpu
-        | StoppedBy::ServerEnded
-        | StoppedBy::Timeout
-        | StoppedBy::Limit
-        | StoppedBy::Interrupted
-        | StoppedBy::Unknown => return None,
-    };
-    let known =
-        doctor.and_then(|doctor| doctor.checks.iter().find(|check| check.name.contains(name)));
-    Some(known.and_then(|check| check.fix.clone()).unwrap_or_else(|| usual.to_owned()))
-}
-
-/// The summary for a person, at most 92 columns wide.
+/// The summary for a person, at most 92 columns wide. Its first line says what gives way first.
 pub fn render_text(survey: &Survey) -> String {
     let mut out = String::new();
-    let name = match survey.target.as_str() {
-        "embedded" => "the embedded engine, on this machine",
-        target => target,
-    };
+    indented(&mut out, "", &survey.headline);
     // Writing to a String cannot fail.
-    let _ = writeln!(out, "The load line of {name}\n");
-    let line = &survey.load_line;
-    let whole = |value: Option<u64>| value.map_or("?".to_owned(), units::count);
-    let round =
-        |value: Option<f64>| value.map_or("?".to_owned(), |value| units::number(value.round()));
-    for (value, what) in [
-        (whole(line.connections), "connections held at once, alive"),
-        (round(line.messages_per_second), "messages/s, every byte verified"),
-        (round(line.accepts_per_second), "accepts/s by one acceptor"),
-        (whole(line.queued), "connections queued unaccepted on one listener"),
-        (round(line.user_bytes_per_connection), "bytes per connection in the server itself"),
-        (round(line.kernel_bytes_per_connection), "bytes per connection in the kernel, one end"),
-    ] {
+    let _ = writeln!(out, "\nThe load line of {}\n", name(survey));
+    for (value, what) in load_line_rows(survey) {
         let _ = writeln!(out, "  {value:>10}  {what}");
+    }
+    if let Some(server) = &survey.server {
+        let _ = writeln!(out, "\nThe server, as it was found");
+        for line in server_lines(server) {
+            indented(&mut out, "  - ", &line);
+        }
     }
     if !survey.summary.is_empty() {
         let _ = writeln!(out, "\nIn short");
@@ -342,24 +367,9 @@ pub fn render_text(survey: &Survey) -> String {
             indented(&mut out, "  - ", sentence);
         }
     }
-    if !survey.breaks_first.is_empty() {
-        let _ = writeln!(out, "\nWhat breaks first");
-        for finding in &survey.breaks_first {
-            let stopped = match finding.stopped_by {
-                Some(StoppedBy::Limit) => "reached what was asked".to_owned(),
-                Some(stopped) => stopped.name().replace('_', " "),
-                None => String::new(),
-            };
-            let line = format!("  {:<9} {stopped}", finding.experiment);
-            let _ = writeln!(out, "{}", line.trim_end());
-            indented(&mut out, "            ", &finding.evidence);
-            if let Some(fix) = &finding.fix {
-                indented(&mut out, "            raise it: ", fix);
-            }
-        }
-    }
+    render_findings(&survey.breaks_first, &mut out);
     if !survey.skipped.is_empty() {
-        let _ = writeln!(out, "\nNot run");
+        let _ = writeln!(out, "\nNot measured");
         for (name, why) in &survey.skipped {
             indented(&mut out, &format!("  {name}: "), why);
         }
@@ -367,10 +377,124 @@ pub fn render_text(survey: &Survey) -> String {
     out
 }
 
-/// Writes text after `first`, with its further lines below the first one's text.
+/// What was surveyed, in words.
+fn name(survey: &Survey) -> String {
+    let process = |server: &SurveyedServer| {
+        let name = server.says.clone().or_else(|| server.process.clone())?;
+        Some(
+            server
+                .pid
+                .map_or_else(|| format!(" ({name})"), |pid| format!(" ({name}, process {pid})")),
+        )
+    };
+    match survey.target.as_str() {
+        "embedded" => "the embedded engine, on this machine".to_owned(),
+        target => {
+            let process = survey.server.as_ref().and_then(process);
+            format!("{target}{}", process.unwrap_or_default())
+        }
+    }
+}
+
+/// The load line's figures, those that were measured.
+fn load_line_rows(survey: &Survey) -> Vec<(String, &'static str)> {
+    let line = &survey.load_line;
+    let whole = |value: Option<u64>| value.map(units::count);
+    let round = |value: Option<f64>| value.map(|value| units::number(value.round()));
+    let rows = [
+        (whole(line.connections), "connections held at once, alive"),
+        (round(line.messages_per_second), messages_compared(survey.compared)),
+        (round(line.accepts_per_second), "accepts/s by one acceptor"),
+        (whole(line.queued), "connections queued unaccepted on one listener"),
+        (round(line.user_bytes_per_connection), "bytes per connection in the server itself"),
+        (round(line.kernel_bytes_per_connection), "bytes per connection in the kernel, one end"),
+    ];
+    rows.into_iter().filter_map(|(value, what)| Some((value?, what))).collect()
+}
+
+/// What was compared of the messages, as it stands behind their rate.
+fn messages_compared(compared: Option<Compared>) -> &'static str {
+    match compared {
+        Some(Compared::EveryByte) => "messages/s, every byte verified",
+        Some(Compared::WholeReply) => "messages/s, replies that were whole as expected",
+        Some(Compared::Beginning) => "messages/s, replies whose beginning matched",
+        Some(Compared::Status) => "messages/s, HTTP replies with a status of success",
+        Some(Compared::Nothing) => "messages/s, replies that were not compared",
+        None => "messages/s",
+    }
+}
+
+/// What is known of a target, a line each.
+pub(crate) fn server_lines(server: &SurveyedServer) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(says) = &server.says {
+        lines.push(format!("it says of itself: {says}"));
+    }
+    if let (Some(process), Some(pid)) = (&server.process, server.pid) {
+        let more = server.processes.filter(|count| *count > 1);
+        let more =
+            more.map_or_else(String::new, |count| format!(", {} in all", units::count(count)));
+        lines.push(format!("process {process} ({pid}{more})"));
+    }
+    if let Some(granted) = target::granted(server) {
+        let depth = server.depth.map_or_else(String::new, |depth| {
+            format!("; {} waited in it before the survey", units::count(depth))
+        });
+        lines.push(format!("its accept queue: {granted}{depth}"));
+    }
+    if let (Some(open), Some(limit)) = (server.descriptors, server.descriptors_limit) {
+        lines.push(format!(
+            "descriptors: {} open before the survey, of {} that it may have",
+            units::count(open),
+            units::count(limit)
+        ));
+    }
+    if let Some(limit) = server.group_memory_limit_bytes {
+        lines.push(format!("its control group may have {} of memory", units::bytes(limit as f64)));
+    }
+    if let Some(limit) = server.group_pids_limit {
+        lines.push(format!(
+            "its control group may have {} processes and threads",
+            units::count(limit)
+        ));
+    }
+    match server.shares_processors {
+        Some(true) => lines.push(
+            "it shares this machine's processors with the survey's clients: what they use, it lacks"
+                .to_owned(),
+        ),
+        Some(false) => lines.push("it runs on other processors than the survey's clients".to_owned()),
+        None => {}
+    }
+    lines
+}
+
+fn render_findings(findings: &[Finding], out: &mut String) {
+    if findings.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\nWhat breaks first, by experiment");
+    for finding in findings {
+        let stopped = match finding.stopped_by {
+            Some(StoppedBy::Limit) => "reached what was asked".to_owned(),
+            Some(stopped) => stopped.name().replace('_', " "),
+            None => String::new(),
+        };
+        let line = format!("  {:<9} {stopped}", finding.experiment);
+        let _ = writeln!(out, "{}", line.trim_end());
+        indented(out, "            ", &finding.evidence);
+        if let Some(fix) = &finding.fix {
+            indented(out, "            raise it: ", fix);
+        }
+    }
+}
+
+/// Writes text after `first`, with its further lines below the first one's text. Lines that the text
+/// has (a cause and its cure) stay lines.
 fn indented(out: &mut String, first: &str, text: &str) {
     let width = first.chars().count();
-    for (index, line) in wrap(text, WIDTH.saturating_sub(width).max(20)).iter().enumerate() {
+    let lines = text.lines().flat_map(|line| wrap(line, WIDTH.saturating_sub(width).max(20)));
+    for (index, line) in lines.enumerate() {
         let lead = if index == 0 { first.to_owned() } else { " ".repeat(width) };
         let _ = writeln!(out, "{lead}{line}");
     }
@@ -381,10 +505,15 @@ mod tests {
     use super::*;
     use crate::report::fixture;
 
+    fn summarised(mut survey: Survey) -> Survey {
+        let doctor = survey.doctor.clone().unwrap_or_default();
+        summarise(&mut survey, &doctor);
+        survey
+    }
+
     #[test]
     fn a_survey_is_summed_up_from_its_experiments() {
-        let mut survey = fixture::survey().result;
-        summarise(&mut survey);
+        let survey = summarised(fixture::survey().result);
         assert_eq!(survey.load_line.connections, Some(15_000));
         assert_eq!(survey.load_line.queued, Some(4097));
         assert!(survey.summary[0].starts_with("15,000 connections were held at once"));
@@ -394,6 +523,9 @@ mod tests {
         assert!(backlog.fix.as_deref().is_some_and(|fix| fix.contains(cure)));
         let plan = survey.breaks_first.last().unwrap();
         assert!(plan.evidence.contains("RLIMIT_NOFILE") && plan.fix.is_some());
+        let text = render_text(&survey);
+        let first = text.lines().next().expect("it has lines");
+        assert!(first.starts_with("The accept queue gives way first, at 4,097"), "{text}");
     }
 
     #[test]
@@ -408,7 +540,7 @@ mod tests {
     fn wrong_bytes_come_first() {
         let mut survey = fixture::survey().result;
         survey.load_curve[1].corrupt = 7;
-        summarise(&mut survey);
+        let survey = summarised(survey);
         assert!(survey.summary[0].starts_with("7 bytes came back wrong"));
         assert!(!super::super::is_whole(&survey));
     }
@@ -416,17 +548,52 @@ mod tests {
     #[test]
     fn nothing_measured_is_said_so() {
         let mut survey = Survey { target: "127.0.0.1:80".to_owned(), ..Survey::default() };
-        survey.skipped.insert("load".to_owned(), "no echo".to_owned());
-        summarise(&mut survey);
+        let reason = "no echo\n  cure: see --send".to_owned();
+        survey.skipped.insert("load".to_owned(), reason);
+        let text = render_text(&summarised(survey));
+        assert!(text.starts_with("Nothing was measured."), "{text}");
+        assert!(!text.contains("connections held"), "{text}");
+        assert!(text.contains("load: no echo\n        cure: see --send\n"), "not glued: {text}");
+    }
+
+    /// A target's survey has its own figures only, and the reason for each that it lacks.
+    #[test]
+    fn of_a_target_nothing_is_said_that_was_not_measured_on_it() {
+        let mut survey = fixture::target().result;
+        survey.capacity.as_mut().unwrap().established = 10;
+        survey.capacity.as_mut().unwrap().kernel_bytes_per_connection = None;
+        survey.capacity.as_mut().unwrap().user_bytes_per_connection = None;
+        let survey = summarised(survey);
+        assert_eq!((survey.load_line.queued, survey.load_line.accepts_per_second), (None, None));
+        for name in ["user_bytes_per_connection", "kernel_bytes_per_connection"] {
+            assert!(survey.skipped[name].contains("memory of 10 connections"), "{name}");
+        }
         let text = render_text(&survey);
-        assert!(text.contains("?  connections held") && text.contains("load: no echo"), "{text}");
+        assert!(text.contains("granted 511 (its own listen(2)"), "{text}");
+        for never in
+            ["accepts/s", "queued unaccepted", "somaxconn=", "every byte", "bytes per conn"]
+        {
+            assert!(!text.contains(never), "`{never}` in: {text}");
+        }
+        assert!(text.contains("replies whose beginning matched"), "{text}");
+        assert!(survey.breaks_first.iter().all(|finding| finding.fix.is_none()));
+    }
+
+    #[test]
+    fn what_was_interrupted_is_no_finding_of_a_limit() {
+        let mut survey = fixture::survey().result;
+        survey.interrupted = Some("load, 10 connections".to_owned());
+        let survey = summarised(survey);
+        let load = survey.breaks_first.iter().find(|one| one.experiment == "load").unwrap();
+        assert_eq!((load.stopped_by, &load.fix), (Some(StoppedBy::Interrupted), &None));
+        assert!(begins_with_word("backlog", "backlog") && !begins_with_word("loads", "load"));
     }
 
     #[test]
     fn the_text_fits_a_terminal() {
-        let mut survey = fixture::survey().result;
-        summarise(&mut survey);
-        let text = render_text(&survey);
-        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        for survey in [fixture::survey().result, fixture::target().result] {
+            let text = render_text(&summarised(survey));
+            assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
+        }
     }
 }

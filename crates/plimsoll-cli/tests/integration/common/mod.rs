@@ -3,6 +3,9 @@
 
 #![allow(dead_code, reason = "each program and system uses a part of it")]
 
+#[cfg(target_os = "linux")]
+pub(crate) mod servers;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead as _, BufReader};

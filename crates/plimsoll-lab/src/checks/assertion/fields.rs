@@ -47,10 +47,10 @@ impl Types {
 
     /// Where the path begins: at the command's own result, or at an experiment of a survey's.
     fn root(&self, name: &str, command: &str) -> Result<Vec<&Value>, String> {
-        if name == command || command == "compare" {
-            if let Some(result) = self.result(name) {
-                return Ok(self.resolve(result));
-            }
+        if (name == command || command == "compare")
+            && let Some(result) = self.result(name)
+        {
+            return Ok(self.resolve(result));
         }
         let survey = self.resolve(self.result("survey").ok_or("there are no types")?);
         if matches!(command, "survey" | "compare") {

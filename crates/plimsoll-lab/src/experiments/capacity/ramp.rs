@@ -11,6 +11,7 @@ use super::server::Server;
 use super::{Options, verdict};
 use crate::evidence::{self, Baseline, Cost, Guard, Stop};
 use crate::results::{Capacity, CapacitySample, Side, StoppedBy};
+use crate::statistics::user_bytes_per_connection;
 use crate::worker::source::{Source, SourcePool};
 use crate::worker::{Connect, Keep, Report, Request, Tally, Why, Workers};
 use crate::{Error, Lab, Result, errno, units};
@@ -322,8 +323,7 @@ impl<'a> Ramp<'a> {
         let user = self
             .rss_before
             .zip(self.server.rss())
-            .filter(|_| measured > 0)
-            .map(|(before, now)| (now as f64 - before as f64) / measured as f64);
+            .and_then(|(before, now)| user_bytes_per_connection(before, now, measured));
         let mut errors = std::mem::take(&mut self.tally.errors);
         let (alive, probed) = self.alive(queued.unwrap_or(0), &mut errors)?;
         if alive == 0 && !self.lab.is_interrupted() {
