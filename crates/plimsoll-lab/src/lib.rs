@@ -13,7 +13,6 @@
 pub mod advice;
 pub mod checks;
 pub mod embedded;
-pub mod evidence;
 pub mod experiments;
 pub mod observe;
 pub mod report;

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 
 use super::headline::{deepest, failures, headline};
 use super::{fix::fix, target};
-use crate::evidence::LEAST_FOR_COST;
 use crate::results::{Compared, Doctor, Finding, LoadLine, StoppedBy, Survey, SurveyedServer};
 use crate::units;
 use crate::units::wrap;
+use crate::verdict::cost::LEAST_FOR_COST;
 
 /// Columns of the text.
 const WIDTH: usize = 92;
