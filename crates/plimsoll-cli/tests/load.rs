@@ -191,6 +191,42 @@ fn a_server_that_is_killed_leaves_a_result_and_code_5() {
 }
 
 #[test]
+fn a_target_that_refuses_for_longer_than_the_time_limit_has_gone() {
+    // The process stays: its listener and its connections do not.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut first, _) = listener.accept().unwrap();
+        let (mut second, _) = listener.accept().unwrap();
+        let mut message = [0; 64];
+        for _ in 0..100 {
+            for stream in [&mut first, &mut second] {
+                stream.read_exact(&mut message).unwrap();
+                stream.write_all(&message).unwrap();
+            }
+        }
+    });
+    let run = ["--connections", "2", "--duration", "60s", "--timeout", "300ms"];
+    let load = load(&address, &run, 5);
+    assert_eq!(load["stopped_by"], "server_ended", "{load}");
+    assert_eq!((&load["answered"], &load["lost"]), (&json!(200), &json!(2)), "{load}");
+    assert!(load["evidence"].as_str().is_some_and(|text| text.contains("refused")), "{load}");
+    // Where nothing was measured, the target is to blame.
+    let again = [&["load", "--target", &address, "--quiet"], &run[..]].concat();
+    refused(&again, 4, &["ECONNREFUSED"]);
+}
+
+#[test]
+fn an_interrupted_load_writes_what_it_has() {
+    let (server, running) = loaded(&["--rate", "1000", "--duration", "60s"]);
+    running.signal("INT");
+    let load = ended(running, 130);
+    assert_eq!((&load["stopped_by"], &load["complete"]), (&json!("interrupted"), &json!(false)));
+    assert!(load["answered"].as_u64() > Some(0) && number(&load, "/duration") < 60.0, "{load}");
+    drop(server);
+}
+
+#[test]
 fn a_server_that_is_too_slow_for_the_rate_is_late_and_loses_messages() {
     // 1,500 replies a second over all connections: one each time its moment has come.
     let (start, replies) = (Instant::now(), Arc::new(AtomicU64::new(0)));
