@@ -175,6 +175,25 @@ fn a_server_that_is_stopped_to_the_end_is_charged_for_every_message() {
 }
 
 #[test]
+fn messages_that_could_not_even_be_sent_are_due_all_the_same() {
+    // It answers a hundred messages, and then reads no more.
+    let target = server(|mut stream, _| {
+        let mut message = [0; 64];
+        for _ in 0..100 {
+            stream.read_exact(&mut message).unwrap();
+            stream.write_all(&message).unwrap();
+        }
+        std::thread::sleep(common::PATIENCE);
+    });
+    let run = ["--rate", "20000", "--duration", "1s", "--timeout", "200ms", "--connections", "2"];
+    let load = load(&target, &run, 5);
+    assert_eq!((&load["due"], &load["answered"]), (&json!(20_000), &json!(200)), "{load}");
+    assert_eq!(load["lost"], 19_800, "{load}");
+    assert_eq!(load["errors"], json!({"overrun": 11_608, "reply_timeout": 8_192}), "{load}");
+    assert!(number(&load, "/latency_us/p50") > 600_000.0, "{load}");
+}
+
+#[test]
 fn a_server_that_is_killed_leaves_a_result_and_code_5() {
     let (mut server, running) = loaded(&["--duration", "60s", "--connections", "5"]);
     server.process.signal("KILL");
