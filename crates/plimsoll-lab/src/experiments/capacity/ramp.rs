@@ -280,7 +280,9 @@ impl<'a> Ramp<'a> {
     /// cannot be seen.
     fn drain(&mut self) -> Result<Option<Stuck>> {
         let begun = Instant::now();
-        let mut moved = (begun, u64::MAX);
+        // When the queue last became shorter, and its depth at the last look: meanwhile it may grow by
+        // clients whose packets are sent again.
+        let (mut moved, mut last) = (begun, u64::MAX);
         let mut looked = begun;
         let stuck = loop {
             let Some(queue) = self.server.queue() else { break None };
@@ -289,10 +291,11 @@ impl<'a> Ramp<'a> {
             if queue.depth == 0 || self.lab.is_interrupted() {
                 break None;
             }
-            if queue.depth < moved.1 {
-                moved = (Instant::now(), queue.depth);
+            if queue.depth < last {
+                moved = Instant::now();
             }
-            let still = moved.0.elapsed();
+            last = queue.depth;
+            let still = moved.elapsed();
             if still >= self.options.timeout {
                 break Some(Stuck { depth: queue.depth, still });
             }
