@@ -34,3 +34,6 @@ mod load;
 
 #[cfg(target_os = "linux")]
 mod survey;
+
+#[cfg(target_os = "linux")]
+mod verdicts;

@@ -1,15 +1,11 @@
 //! What `plimsoll` says ended an experiment: servers that end, pause, close who is idle, or tell that
 //! they are full; and what the clients' own limits are.
 
-#![cfg(target_os = "linux")]
-
-mod common;
-
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use common::{PATIENCE, Process, Serve, command, plimsoll, result, text, until};
+use crate::common::{PATIENCE, Process, Serve, command, plimsoll, result, text, until};
 use serde_json::Value;
 
 /// A server of the engine whose connections are descriptors that `/proc` shows.
