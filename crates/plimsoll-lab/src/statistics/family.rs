@@ -177,19 +177,20 @@ mod tests {
         }
     }
 
-    /// What 1,000 experiments, of six rows and ten repeats each, called a change: how many some
+    /// What 1,000 experiments, of six rows each, called a change: how many some
     /// row, and how many the first one, to which `shift` is added on the second side.
     ///
     /// Noise is of some percent, in part common to all rows, as on a machine; one slice in 20 is
     /// disturbed by up to ten times as much. In turns (A B B A) both sides meet the same phases of
-    /// the machine; separate runs have a machine each that stays as it is.
+    /// the machine, in ten repeats; separate runs of 30 repeats have a machine each that stays as it
+    /// is.
     fn calls(in_turns: bool, phase: f64, shift: f64) -> (usize, usize) {
         let mut random = Random::new(5);
         let (mut any, mut first) = (0, 0);
         for _ in 0..1000 {
             let mut sides: [[Vec<f64>; 6]; 2] = Default::default();
             let mut machine = Machine { random: &mut random, phase, slow: false, drift: 0.0 };
-            for slice in 0..40 {
+            for slice in 0..if in_turns { 40 } else { 60 } {
                 // 0 1 1 0, and the other way round in every second repeat.
                 let side = usize::from((slice % 4 == 1 || slice % 4 == 2) != (slice % 8 > 3));
                 let speed = machine.next();
