@@ -43,7 +43,7 @@ fn echo(mut stream: TcpStream, mut before: impl FnMut(&mut Vec<u8>) -> bool) {
 }
 
 /// Answers each HTTP request with what `reply` makes of its number on this connection; `None` closes.
-fn http(stream: TcpStream, reply: impl Fn(u64) -> Option<String>) {
+fn http(stream: &TcpStream, reply: impl Fn(u64) -> Option<String>) {
     let mut reader = BufReader::new(stream.try_clone().unwrap());
     for number in 0.. {
         let mut line = String::new();
@@ -59,7 +59,7 @@ fn http(stream: TcpStream, reply: impl Fn(u64) -> Option<String>) {
             assert!(first || line.contains(": "), "a field or the request: {line}");
         }
         let Some(reply) = reply(number) else { return };
-        if (&stream).write_all(reply.as_bytes()).is_err() {
+        if { stream }.write_all(reply.as_bytes()).is_err() {
             return;
         }
     }
@@ -135,6 +135,28 @@ fn an_open_loop_counts_from_the_moment_at_which_a_message_was_due() {
     assert!(number(&load, "/latency_us/p50") < 25_000.0, "{load}");
     assert!(number(&load, "/client_cpu_us_per_message") > 0.0, "{load}");
     assert_eq!(load["complete"], true);
+}
+
+#[test]
+fn several_threads_share_one_schedule() {
+    let server = Serve::start(&[]);
+    let run = ["--rate", "1000", "--duration", "1s", "--connections", "7", "--threads", "3"];
+    let load = load(&server.address.to_string(), &run, 0);
+    assert_eq!(
+        (&load["due"], &load["lost"], &load["threads"]),
+        (&json!(1000), &json!(0), &json!(3))
+    );
+    assert_eq!((&load["established"], &load["errors"]), (&json!(7), &json!({})), "{load}");
+    refused(&["load", "--threads", "3", "--connections", "2"], 2, &["3 threads for 2 connections"]);
+}
+
+#[test]
+fn a_message_that_is_due_just_before_the_end_is_sent() {
+    let server = Serve::start(&[]);
+    // Message 10 is intended 10 µs before the end.
+    let run = ["--rate", "10.0001", "--duration", "1s", "--connections", "2"];
+    let load = load(&server.address.to_string(), &run, 0);
+    assert_eq!((&load["due"], &load["lost"]), (&json!(11), &json!(0)), "{load}");
 }
 
 #[test]
@@ -253,7 +275,7 @@ fn bytes_that_differ_are_corrupt_and_end_with_code_1() {
 #[test]
 fn http_replies_end_by_length_by_chunks_and_with_their_connection() {
     let target = server(|stream, _| {
-        http(stream, |number| {
+        http(&stream, |number| {
             let reply = match number {
                 0 => "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello",
                 1 => "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n",
@@ -293,11 +315,11 @@ fn http_replies_end_by_length_by_chunks_and_with_their_connection() {
 #[test]
 fn an_http_status_other_than_success_is_quoted() {
     let busy = "HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nbusy";
-    let target = server(move |stream, _| http(stream, |_| Some(busy.into())));
+    let target = server(move |stream, _| http(&stream, |_| Some(busy.into())));
     let run = ["load", "--target", &target, "--http", "/page", "--duration", "300ms", "--quiet"];
     refused(&run, 4, &["HTTP/1.1 503 Service Unavailable", "instead of the expected reply"]);
     let target = server(move |stream, _| {
-        http(stream, |number| {
+        http(&stream, |number| {
             let fine = "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n";
             Some(if number == 10 { busy } else { fine }.into())
         });
@@ -377,14 +399,14 @@ fn installed(
     };
     let folder = tempfile::tempdir().unwrap();
     let port = free_port();
-    let fill = |text: &str| {
+    let filled = |text: &str| {
         text.replace("{port}", &port.to_string())
             .replace("{folder}", folder.path().to_str().unwrap())
     };
-    std::fs::write(folder.path().join("conf"), fill(file)).unwrap();
+    std::fs::write(folder.path().join("conf"), filled(file)).unwrap();
     std::fs::write(folder.path().join("page"), "A small page.\n").unwrap();
     let child = Command::new(path)
-        .args(arguments.iter().map(|argument| fill(argument)))
+        .args(arguments.iter().map(|argument| filled(argument)))
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())

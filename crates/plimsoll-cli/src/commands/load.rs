@@ -57,6 +57,11 @@ pub(crate) struct Args {
     /// [default: 1; 10 with several targets]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(repeat::REPEATS_MOST)))]
     repeat: Option<u32>,
+    /// Threads of the client, each with its share of the connections; more are started where the
+    /// connections need them
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=64),
+          default_value_t = 1)]
+    threads: u32,
     /// Never sleep: the client does not make the server pay for waking it, and takes a whole CPU
     #[arg(long)]
     spin: bool,
@@ -116,6 +121,7 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
             duration: args.duration,
             timeout: args.timeout.timeout,
             exchange: exchange(number)?,
+            threads: args.threads,
             spin: args.spin,
             sources: survey::load_sources(target, args.sources, args.connections)?,
             seed: args.seed,

@@ -74,6 +74,9 @@ pub struct Options {
     pub timeout: Duration,
     /// Any request and reply, instead of an echo of `size` bytes.
     pub exchange: Option<Exchange>,
+    /// Threads of the client, each with its share of the connections; more are started where the
+    /// connections need them.
+    pub threads: u32,
     /// The client never sleeps: it does not make the server pay for waking it.
     pub spin: bool,
     /// Source addresses, used in turn: one gives about 28,000 connections.
@@ -94,6 +97,7 @@ impl Options {
             duration: Duration::from_secs(2),
             timeout: Duration::from_secs(5),
             exchange: None,
+            threads: 1,
             spin: false,
             sources: Vec::new(),
             seed: 1,
@@ -104,6 +108,12 @@ impl Options {
         let (least, most) = self.size;
         if self.connections == 0 {
             return Err(Error::usage("0 connections carry no load", "--connections 1 or more"));
+        }
+        if self.threads == 0 || self.threads > self.connections {
+            return Err(Error::usage(
+                format!("{} threads for {} connections", self.threads, self.connections),
+                "--threads from 1 to the number of connections",
+            ));
         }
         if least == 0 || least > most || most > MOST_BYTES {
             return Err(Error::usage(
@@ -196,8 +206,10 @@ struct Watch {
     timeline: Vec<(f64, f64)>,
     /// How the server's process ended, or one of its processes.
     server_ended: Option<Ended>,
-    /// One of the server's processes was stopped when the last reply was waited for.
-    server_paused: bool,
+    /// For so long one of the server's processes was seen stopped.
+    paused_seconds: f64,
+    /// One was when the clients were last looked at.
+    is_paused: bool,
 }
 
 /// How often the caller looks at the clients, and how often the timeline is sampled.
@@ -255,8 +267,12 @@ fn watch(
                 shared.tell_target_ended();
             }
         }
-        seen.server_paused = watched.is_paused();
+        seen.is_paused = watched.is_paused();
+        let looked = Instant::now();
         shared.wait(next_look(elapsed, options.duration));
+        if seen.is_paused && elapsed.is_some_and(|elapsed| elapsed >= 0.0) {
+            seen.paused_seconds += looked.elapsed().as_secs_f64();
+        }
     }
     if watched.has_begun() && !watched.has_ended() {
         watched.end();

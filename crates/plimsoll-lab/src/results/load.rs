@@ -103,9 +103,12 @@ pub struct Load {
     /// The share of one core that the server's busiest thread used; `None` when that is not known.
     #[serde(default)]
     pub server_core_share: Option<f64>,
-    /// The share of one core that the client's busiest thread used.
+    /// The share of one core that the client's busiest thread used; `None` where it never sleeps.
     #[serde(default)]
     pub client_core_share: Option<f64>,
+    /// Threads of the client.
+    #[serde(default)]
+    pub threads: u64,
     /// `closed` (a new message when the reply is there) or `open` (by the clock, corrected for
     /// coordinated omission).
     pub loop_kind: String,

@@ -52,6 +52,27 @@ pub(crate) struct Counted {
     pub(crate) tcp_mem: Option<Triple>,
 }
 
+/// A server of which a process was seen stopped, by a signal or a debugger (state T).
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub(crate) struct Paused {
+    /// For so long, as far as it was looked at; 0 where it was not.
+    pub(crate) seconds: f64,
+    /// It still was when the last reply was waited for.
+    pub(crate) to_the_end: bool,
+}
+
+/// How a run ended.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum End {
+    /// When its time was over.
+    #[default]
+    Planned,
+    /// Somebody asked for it.
+    Interrupted,
+    /// No connection was open, and none was to be had.
+    TargetGone,
+}
+
 /// What the experiment saw.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Facts {
@@ -74,20 +95,15 @@ pub(crate) struct Facts {
     pub(crate) timeout_seconds: f64,
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) said: Vec<UnexpectedReply>,
-    /// Somebody asked for its end.
-    pub(crate) interrupted: bool,
-    /// The run ended before its time: no connection was open, and none was to be had.
-    pub(crate) cut: bool,
+    pub(crate) end: End,
     /// No connection had been open for so long when it ended.
     pub(crate) down_seconds: Option<f64>,
     /// How the server's process ended, or one of its processes, where one did.
     pub(crate) server_ended: Option<Ended>,
-    /// One of the server's processes was seen stopped at the end (state T).
-    pub(crate) server_paused: bool,
-    /// The client's busiest thread.
-    pub(crate) client: Core,
-    /// The client never sleeps: its share of a core says nothing.
-    pub(crate) client_spins: bool,
+    pub(crate) server_paused: Paused,
+    /// The client's busiest thread; `None` where the client never sleeps: its share of a core says
+    /// nothing then.
+    pub(crate) client: Option<Core>,
     /// The server's busiest thread; `None` where its process is not known.
     pub(crate) server: Option<Core>,
     pub(crate) counted: Counted,
@@ -103,6 +119,7 @@ pub(crate) fn judge(facts: &Facts) -> Stop {
         .or_else(|| kept_its_rate(facts))
         .or_else(|| tcp_memory(facts))
         .or_else(|| processor(facts))
+        .or_else(|| was_paused(facts))
         .or_else(|| unanswered(facts))
         .unwrap_or_else(|| {
             let text =
@@ -112,7 +129,7 @@ pub(crate) fn judge(facts: &Facts) -> Stop {
 }
 
 fn interrupted(facts: &Facts) -> Option<Stop> {
-    facts.interrupted.then(|| {
+    (facts.end == End::Interrupted).then(|| {
         let text = format!(
             "it was interrupted after {} of {}; {}",
             seconds(facts.seconds),
@@ -125,12 +142,14 @@ fn interrupted(facts: &Facts) -> Option<Stop> {
 
 fn server_ended(facts: &Facts) -> Option<Stop> {
     let missed = facts.lost > 0 || facts.down_seconds.is_some();
-    if !(facts.cut || (facts.server_ended.is_some() && missed)) {
+    let cut = facts.end == End::TargetGone;
+    if !(cut || (facts.server_ended.is_some() && missed)) {
         return None;
     }
-    let when = match facts.cut {
-        true => format!("after {} of {}", seconds(facts.seconds), seconds(facts.seconds_asked)),
-        false => "by the end of the run".to_owned(),
+    let when = if cut {
+        format!("after {} of {}", seconds(facts.seconds), seconds(facts.seconds_asked))
+    } else {
+        "by the end of the run".to_owned()
     };
     let mut text = match &facts.server_ended {
         Some(ended) => format!("{when} {}", how_it_ended(ended)),
@@ -178,14 +197,25 @@ fn how_it_ended(ended: &Ended) -> String {
     text
 }
 
+/// The server was stopped until its replies were not waited for any more.
 fn paused(facts: &Facts) -> Option<Stop> {
-    (facts.server_paused && facts.late + facts.lost > 0).then(|| {
+    (facts.server_paused.to_the_end && facts.lost > 0).then(|| {
         let text = format!(
-            "the server's process is stopped (state T); {}, waited for until {} after the end",
+            "the server's process is stopped (state T), and has been for {}; {}, waited for until {} \
+             after the end",
+            seconds(facts.server_paused.seconds),
             account(facts),
             seconds(facts.timeout_seconds)
         );
         Stop::new(StoppedBy::Timeout, Side::Server, text)
+    })
+}
+
+/// The server was stopped for a while, and an open loop could not catch up before its end.
+fn was_paused(facts: &Facts) -> Option<Stop> {
+    (facts.server_paused.seconds > 0.0).then(|| {
+        let text = format!("{}; {}", account(facts), figures(facts));
+        Stop::new(StoppedBy::Unknown, Side::Server, text)
     })
 }
 
@@ -278,7 +308,7 @@ fn tcp_memory(facts: &Facts) -> Option<Stop> {
 }
 
 fn processor(facts: &Facts) -> Option<Stop> {
-    let client = facts.client.is_full() && !facts.client_spins;
+    let client = facts.client.is_some_and(Core::is_full);
     let server = facts.server.is_some_and(Core::is_full);
     let (side, whose) = match (client, server) {
         (true, true) => (Side::Both, "both sides had no processor time left"),
@@ -335,15 +365,19 @@ fn figures(facts: &Facts) -> String {
         }
         text
     };
-    let mut text = match facts.client_spins {
-        true => "the client never slept (--spin)".to_owned(),
-        false => format!("the client's busiest thread used {}", core(facts.client)),
+    let mut text = match facts.client {
+        None => "the client never slept (--spin)".to_owned(),
+        Some(client) => format!("the client's busiest thread used {}", core(client)),
     };
     match facts.server {
         Some(server) => {
             let _ = write!(text, ", the server's {}", core(server));
         }
         None => text.push_str(", the server's is not known"),
+    }
+    if facts.server_paused.seconds > 0.0 {
+        let stopped = seconds(facts.server_paused.seconds);
+        let _ = write!(text, ", a process of the server was stopped (state T) for {stopped}");
     }
     if let Some(count) = facts.counted.retransmitted {
         let _ = write!(text, ", {} segments were sent again", units::count(count));

@@ -292,6 +292,6 @@ mod tests {
         assert_eq!(HttpReply::default().take(chunked), Err(NotHttp));
         let mut endless = HttpReply::default();
         assert_eq!(endless.take(b"HTTP/1.1 200 OK\r\nA: "), Ok(None));
-        assert_eq!(endless.take(&[b'x'; HEAD_MAX]), Err(NotHttp));
+        assert_eq!(endless.take(&vec![b'x'; HEAD_MAX]), Err(NotHttp));
     }
 }

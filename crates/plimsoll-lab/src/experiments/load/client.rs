@@ -114,7 +114,7 @@ impl Client {
             outbox_bytes,
             random: Random::new(seed),
             message: vec![0; options.size.1 as usize],
-            outcome: Outcome::default(),
+            outcome: Outcome { clients: 1, ..Outcome::default() },
         }
     }
 
@@ -135,6 +135,12 @@ impl Client {
             text = b"(other texts)".to_vec();
         }
         *said.entry(text).or_default() += 1;
+    }
+
+    fn note_texts(&mut self, texts: Vec<Vec<u8>>) {
+        for text in texts {
+            self.note_text(text);
+        }
     }
 
     fn connect_some(&mut self, shard: &mut ShardContext<'_, Place>, now: Nanos) -> Option<Nanos> {
@@ -193,7 +199,9 @@ impl Client {
         };
         if schedule.is_none() {
             // All are to send; how many in one turn, the budget says.
-            lanes.iter().for_each(|number| self.lanes.get(*number).is_listed = true);
+            for number in &lanes {
+                self.lanes.get(*number).is_listed = true;
+            }
             self.listed.extend(&lanes);
         }
         self.run = Some(Run {
@@ -214,8 +222,9 @@ impl Client {
             self.cut(cut);
             return None;
         }
-        let run = self.run.as_ref()?;
-        let end = Nanos(run.account.end_ns());
+        // Before the end is looked at: a message may be due just before it.
+        let pace = self.pace(shard);
+        let end = Nanos(self.run.as_ref()?.account.end_ns());
         if now >= end {
             self.end_measuring(now);
             return Some(now);
@@ -223,7 +232,6 @@ impl Client {
         let timed_out = self.lanes.give_up_connects(now, self.options.timeout);
         self.error("connect_timeout", timed_out);
         let connect = self.connect_some(shard, now);
-        let pace = self.pace(shard);
         let more = self.send_listed(shard);
         let answered = self.run.as_ref().map_or(0, |run| run.account.answered);
         self.shared.tell(self.number, self.lanes.open(), answered);
@@ -345,7 +353,7 @@ impl Client {
             Some(name) if remains.mute => self.error(name, 1),
             Some(_) | None => {}
         }
-        self.lanes.ended(number, remains.mute, now);
+        self.lanes.ended(number, &remains, now);
         if matches!(self.phase, Phase::Connecting(_) | Phase::Waiting) {
             // It said something or closed before anything was asked: it is not tried again.
             self.lanes.give_up(number);
@@ -435,7 +443,7 @@ impl Handler for Client {
             None => conversation.hear_echo(bytes, event),
             Some(exchange) => conversation.hear_reply(exchange, bytes, event),
         };
-        texts.into_iter().for_each(|text| self.note_text(text));
+        self.note_texts(texts);
         if self.obey(cx, number, heard, now) && !self.send(cx, number, now) {
             self.list(number);
         }
@@ -450,7 +458,7 @@ impl Handler for Client {
             if let Some(last) = last {
                 count(&mut self.run, &mut self.outcome, &mut texts, last, now);
             }
-            texts.into_iter().for_each(|text| self.note_text(text));
+            self.note_texts(texts);
             self.lane_ended(number, Some("peer_ended"), now);
         }
         // What is in the outbox would be answered with a reset.

@@ -9,7 +9,7 @@ use std::time::Duration;
 use plimsoll::SessionId;
 use plimsoll::driver::Nanos;
 
-use super::conversation::Conversation;
+use super::conversation::{Conversation, Remains};
 
 /// Connects in flight at once: less than any accept queue that is worth loading.
 const CONNECTING: usize = 100;
@@ -20,25 +20,26 @@ const CONNECTS_PER_TURN: u32 = 8;
 const TURN: Duration = Duration::from_millis(5);
 /// Time between the attempts of one lane: doubled with each failure, from the first to the second.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(100));
-/// Connections of one lane in a row that ended without one whole reply: then it is given up.
-const MUTE_MOST: u32 = 3;
+/// A lane is given up that never had a whole reply, after so many connections on which it asked for
+/// one.
+const FRUITLESS_MOST: u32 = 3;
 
 /// Whether a lane has a connection.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Link {
+pub(super) enum Link<S> {
     /// It is to be connected, or will be after a while.
     #[default]
     Down,
     Connecting,
-    Open(SessionId),
+    Open(S),
     /// It is given up.
     Dead,
 }
 
-/// One lane.
-#[derive(Debug, Default)]
-pub(super) struct Lane {
-    pub(super) link: Link,
+/// One lane. Its connections have names of type `S`.
+#[derive(Debug)]
+pub(super) struct Lane<S = SessionId> {
+    pub(super) link: Link<S>,
     pub(super) conversation: Conversation,
     /// Its place among the lanes of the run.
     pub(super) place: u64,
@@ -46,14 +47,31 @@ pub(super) struct Lane {
     pub(super) taken: u64,
     /// It is in the list of lanes that have something to send.
     pub(super) is_listed: bool,
-    /// Connections made, failed attempts in a row, and connections in a row without a whole reply.
+    /// Connections made so far.
     pub(super) connected: u32,
+    /// Attempts in a row that failed, or whose connection gave no whole reply.
     failed: u32,
-    mute: u32,
+    /// Of its connections that gave no whole reply, those on which something was asked.
+    fruitless: u32,
+    had_reply: bool,
 }
 
-impl Lane {
-    pub(super) fn session(&self) -> Option<SessionId> {
+impl<S: Copy> Lane<S> {
+    fn new() -> Self {
+        Self {
+            link: Link::Down,
+            conversation: Conversation::default(),
+            place: 0,
+            taken: 0,
+            is_listed: false,
+            connected: 0,
+            failed: 0,
+            fruitless: 0,
+            had_reply: false,
+        }
+    }
+
+    pub(super) fn session(&self) -> Option<S> {
         match self.link {
             Link::Open(session) => Some(session),
             Link::Down | Link::Connecting | Link::Dead => None,
@@ -63,14 +81,14 @@ impl Lane {
 
 /// All lanes of a client.
 #[derive(Debug)]
-pub(super) struct Lanes {
-    lanes: Vec<Lane>,
+pub(super) struct Lanes<S = SessionId> {
+    all: Vec<Lane<S>>,
     /// Lanes to be connected now.
     down: VecDeque<u32>,
     /// Lanes to be connected later, and when.
     later: BinaryHeap<Reverse<(Nanos, u32)>>,
     /// Connects in flight: since when, and for which lane.
-    connecting: Vec<(SessionId, Nanos, u32)>,
+    connecting: Vec<(S, Nanos, u32)>,
     open: u64,
     dead: u64,
     /// Since when no lane has been open, where one was before.
@@ -80,10 +98,10 @@ pub(super) struct Lanes {
     begun: Option<Nanos>,
 }
 
-impl Lanes {
+impl<S: Copy + PartialEq> Lanes<S> {
     pub(super) fn new(count: u32) -> Self {
         Self {
-            lanes: (0..count).map(|_| Lane::default()).collect(),
+            all: (0..count).map(|_| Lane::new()).collect(),
             down: (0..count).collect(),
             later: BinaryHeap::new(),
             connecting: Vec::with_capacity(CONNECTING),
@@ -95,18 +113,18 @@ impl Lanes {
         }
     }
 
-    pub(super) fn get(&mut self, number: u32) -> &mut Lane {
-        &mut self.lanes[number as usize]
+    pub(super) fn get(&mut self, number: u32) -> &mut Lane<S> {
+        &mut self.all[number as usize]
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Lane> {
-        self.lanes.iter()
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Lane<S>> {
+        self.all.iter()
     }
 
     /// Numbers of the lanes that are open.
     pub(super) fn open_numbers(&self) -> Vec<u32> {
-        let open = |(number, lane): (usize, &Lane)| lane.session().map(|_| number as u32);
-        self.lanes.iter().enumerate().filter_map(open).collect()
+        let open = |(number, lane): (usize, &Lane<S>)| lane.session().map(|_| number as u32);
+        self.all.iter().enumerate().filter_map(open).collect()
     }
 
     pub(super) fn open(&self) -> u64 {
@@ -115,17 +133,17 @@ impl Lanes {
 
     /// Whether all lanes are given up.
     pub(super) fn are_dead(&self) -> bool {
-        self.dead == self.lanes.len() as u64
+        self.dead == self.all.len() as u64
     }
 
     /// Whether each lane is open or given up.
     pub(super) fn are_settled(&self) -> bool {
-        self.open + self.dead == self.lanes.len() as u64
+        self.open + self.dead == self.all.len() as u64
     }
 
     /// Lanes that are neither open nor given up.
     pub(super) fn unsettled(&self) -> u64 {
-        self.lanes.len() as u64 - self.open - self.dead
+        self.all.len() as u64 - self.open - self.dead
     }
 
     /// Begins connects with `connect`, as many as this turn may; it returns `None` where no more can
@@ -133,7 +151,7 @@ impl Lanes {
     pub(super) fn connect(
         &mut self,
         now: Nanos,
-        mut connect: impl FnMut(u32) -> Option<SessionId>,
+        mut connect: impl FnMut(u32) -> Option<S>,
     ) -> Option<Nanos> {
         while let Some(&Reverse((when, number))) = self.later.peek()
             && when <= now
@@ -161,22 +179,21 @@ impl Lanes {
                 return Some(now.after(BACK_OFF.0));
             };
             self.down.pop_front();
-            self.lanes[number as usize].link = Link::Connecting;
+            self.all[number as usize].link = Link::Connecting;
             self.connecting.push((session, now, number));
             self.begun = Some(now);
         }
-        match self.connecting.len() < CONNECTING && !self.down.is_empty() {
-            true => Some(now),
-            false => self.later.peek().map(|Reverse((when, _))| *when),
+        if self.connecting.len() < CONNECTING && !self.down.is_empty() {
+            return Some(now);
         }
+        self.later.peek().map(|Reverse((when, _))| *when)
     }
 
     /// A connection is there. Returns its lane, or `None` where it is not wanted any more.
-    pub(super) fn connected(&mut self, session: SessionId) -> Option<u32> {
+    pub(super) fn connected(&mut self, session: S) -> Option<u32> {
         let number = self.take_connecting(session)?;
-        let lane = &mut self.lanes[number as usize];
+        let lane = &mut self.all[number as usize];
         lane.link = Link::Open(session);
-        lane.failed = 0;
         lane.connected += 1;
         self.open += 1;
         self.down_since = None;
@@ -184,7 +201,7 @@ impl Lanes {
     }
 
     /// A connect has failed; the lane is tried again later. Returns the lane.
-    pub(super) fn failed(&mut self, session: SessionId, now: Nanos) -> Option<u32> {
+    pub(super) fn failed(&mut self, session: S, now: Nanos) -> Option<u32> {
         let number = self.take_connecting(session)?;
         self.retry_later(number, now);
         Some(number)
@@ -205,22 +222,24 @@ impl Lanes {
         over.len() as u64
     }
 
-    /// A lane's connection has ended, with or without a whole reply. It is to be connected again.
-    pub(super) fn ended(&mut self, number: u32, mute: bool, now: Nanos) {
-        let lane = &mut self.lanes[number as usize];
+    /// A lane's connection has ended, and left this. It is to be connected again: at once, or where the
+    /// connection gave no whole reply, after a while.
+    pub(super) fn ended(&mut self, number: u32, remains: &Remains, now: Nanos) {
+        let lane = &mut self.all[number as usize];
         debug_assert!(lane.session().is_some(), "only an open lane's connection ends");
         self.open -= 1;
         if self.open == 0 {
             self.down_since = Some(now);
         }
         lane.link = Link::Down;
-        if !mute {
-            lane.mute = 0;
+        if !remains.mute {
+            lane.had_reply = true;
+            lane.failed = 0;
             self.down.push_back(number);
             return;
         }
-        lane.mute += 1;
-        if lane.mute >= MUTE_MOST {
+        lane.fruitless += u32::from(!remains.hopeless.is_empty());
+        if !lane.had_reply && lane.fruitless >= FRUITLESS_MOST {
             self.give_up(number);
         } else {
             self.retry_later(number, now);
@@ -229,7 +248,7 @@ impl Lanes {
 
     /// Gives a lane up that is not open.
     pub(super) fn give_up(&mut self, number: u32) {
-        let lane = &mut self.lanes[number as usize];
+        let lane = &mut self.all[number as usize];
         debug_assert!(lane.session().is_none(), "an open lane's connection ends first");
         if lane.link != Link::Dead {
             lane.link = Link::Dead;
@@ -245,7 +264,7 @@ impl Lanes {
         self.down.clear();
         self.later.clear();
         self.connecting.clear();
-        for lane in &mut self.lanes {
+        for lane in &mut self.all {
             if matches!(lane.link, Link::Down | Link::Connecting) {
                 lane.link = Link::Dead;
             }
@@ -254,17 +273,20 @@ impl Lanes {
         missing
     }
 
-    fn take_connecting(&mut self, session: SessionId) -> Option<u32> {
+    fn take_connecting(&mut self, session: S) -> Option<u32> {
         let at = self.connecting.iter().position(|(other, ..)| *other == session)?;
         Some(self.connecting.swap_remove(at).2)
     }
 
     fn retry_later(&mut self, number: u32, now: Nanos) {
-        let lane = &mut self.lanes[number as usize];
+        let lane = &mut self.all[number as usize];
         lane.link = Link::Down;
-        let failures = (lane.failed + lane.mute).min(16);
-        lane.failed += 1;
+        let failures = lane.failed.min(16);
+        lane.failed = lane.failed.saturating_add(1);
         let wait = (BACK_OFF.0 * (1 << failures)).min(BACK_OFF.1);
         self.later.push(Reverse((now.after(wait), number)));
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,6 +13,8 @@ const PER_CLIENT: u32 = 16_000;
 /// Descriptors beside those of connections: the engine's rings and control files, the standard
 /// streams, what is opened for a moment.
 const OWN_DESCRIPTORS: u64 = 40;
+/// Descriptors of each client: a ring or an epoll, and what wakes it.
+const OF_A_CLIENT: u64 = 2;
 /// A block of the engine's arena: each connection has one at least while it sends.
 const BLOCK: u64 = 16 << 10;
 /// What each arena has for received bytes.
@@ -73,9 +75,9 @@ impl Plan {
     /// connections that fits.
     pub(super) fn new(options: &Options, room: &Room) -> Result<Self> {
         let connections = options.connections;
-        check_descriptors(connections, room)?;
+        check_descriptors(connections, options.threads, room)?;
         check_ports(options, room)?;
-        let clients = connections.div_ceil(PER_CLIENT);
+        let clients = connections.div_ceil(PER_CLIENT).max(options.threads);
         let largest = match options.exchange.as_ref().and_then(|exchange| exchange.request()) {
             Some(request) => request.len() as u64,
             None => u64::from(options.size.1),
@@ -149,12 +151,15 @@ fn spare(connections: u32) -> u32 {
 }
 
 /// Each connection is a descriptor of the client, on each driver at least for a moment.
-fn check_descriptors(connections: u32, room: &Room) -> Result<()> {
+fn check_descriptors(connections: u32, threads: u32, room: &Room) -> Result<()> {
     let Some(limit) = room.descriptors else { return Ok(()) };
     let own = OWN_DESCRIPTORS + room.open;
     let needed = |connections: u32| {
-        let clients = connections.div_ceil(PER_CLIENT).max(1);
-        u64::from(connections) + u64::from(spare(connections.div_ceil(clients)) * clients) + own
+        let clients = connections.div_ceil(PER_CLIENT).max(threads);
+        u64::from(connections)
+            + u64::from(spare(connections.div_ceil(clients)) * clients)
+            + u64::from(clients) * OF_A_CLIENT
+            + own
     };
     if needed(connections) <= limit {
         return Ok(());
@@ -223,7 +228,9 @@ mod tests {
         let error = Plan::new(options, room).expect_err("it does not fit");
         assert_eq!(error.exit_code(), 3);
         let text = error.to_string();
-        words.iter().for_each(|word| assert!(text.contains(word), "no `{word}` in: {text}"));
+        for word in words {
+            assert!(text.contains(word), "no `{word}` in: {text}");
+        }
         text
     }
 
@@ -282,6 +289,9 @@ mod tests {
         let each: Vec<u32> = (0..4).map(|client| plan.connections_of(client)).collect();
         assert_eq!(each, [13_334, 13_334, 13_333, 0]);
         assert!(plan.outgoing() / plan.clients <= 16_384);
+        let threads =
+            Plan::new(&Options { threads: 5, ..options(40_001) }, &room).expect("it fits");
+        assert_eq!((threads.clients, threads.connections_of(4)), (5, 8000));
         assert_eq!(Plan::new(&options(1), &room).expect("it fits").connections_of(0), 1);
     }
 }

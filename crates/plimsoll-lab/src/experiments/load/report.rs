@@ -9,7 +9,7 @@ use super::{Options, Pace, Watch, repeat};
 use crate::observe::threads::Usage;
 use crate::results::{Load, UnexpectedReply, Verified};
 use crate::units;
-use crate::verdict::load::{Core, Facts, judge};
+use crate::verdict::load::{Core, End, Facts, Paused, judge};
 use crate::worker::exchange::{Exchange, ReplyEnd};
 
 /// The result of a load.
@@ -48,7 +48,8 @@ pub(super) fn load(options: &Options, outcome: &Outcome, watched: &Watched, watc
         server_cpu_us_per_message: watched.cpu_seconds(seconds).and_then(per_message),
         client_cpu_us_per_message: per_message(client_cpu.as_secs_f64()),
         server_core_share: facts.server.map(|core| core.used),
-        client_core_share: (!outcome.usage.is_empty()).then_some(facts.client.used),
+        client_core_share: facts.client.map(|core| core.used),
+        threads: outcome.clients,
         loop_kind: loop_kind.into(),
         rate,
         size: size(options),
@@ -90,23 +91,24 @@ fn facts(options: &Options, outcome: &Outcome, watched: &Watched, watch: &Watch)
         timeout_seconds: options.timeout.as_secs_f64(),
         errors: outcome.errors.clone(),
         said: outcome.said.iter().map(said).collect(),
-        interrupted: watch.interrupted,
-        cut: outcome.cut == Some(Cut::TargetGone),
+        end: match (watch.interrupted, outcome.cut) {
+            (true, _) | (_, Some(Cut::Interrupted)) => End::Interrupted,
+            (false, Some(Cut::TargetGone)) => End::TargetGone,
+            (false, None) => End::Planned,
+        },
         down_seconds: outcome.down_seconds,
         server_ended: watch.server_ended.clone(),
-        server_paused: watch.server_paused,
-        client: busiest(&outcome.usage, outcome.seconds),
-        client_spins: options.spin,
+        server_paused: Paused { seconds: watch.paused_seconds, to_the_end: watch.is_paused },
+        client: (!options.spin).then(|| busiest(&outcome.usage, outcome.seconds)).flatten(),
         server: watched.core(),
         counted: watched.counted(),
     }
 }
 
 /// The client that used most of its core, or waited for one.
-fn busiest(clients: &[Usage], seconds: f64) -> Core {
+fn busiest(clients: &[Usage], seconds: f64) -> Option<Core> {
     let busy = |usage: &&Usage| usage.cpu + usage.waited.unwrap_or_default();
-    let usage = clients.iter().max_by_key(busy).copied().unwrap_or_default();
-    server::core(usage, seconds)
+    clients.iter().max_by_key(busy).map(|usage| server::core(*usage, seconds))
 }
 
 fn verified(exchange: Option<&Exchange>) -> Verified {
@@ -150,9 +152,10 @@ fn render_one(load: &Load) -> String {
         units::count(load.asked),
         load.loop_kind,
         units::micros(load.duration * 1e6),
-        match load.duration_asked > load.duration {
-            true => format!(" of {} asked for", units::micros(load.duration_asked * 1e6)),
-            false => String::new(),
+        if load.duration_asked > load.duration {
+            format!(" of {} asked for", units::micros(load.duration_asked * 1e6))
+        } else {
+            String::new()
         }
     );
     render_account(&mut out, load);

@@ -55,6 +55,8 @@ pub(super) struct Part {
 /// What one client found, or several together.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
+    /// How many clients these are.
+    pub(super) clients: u64,
     pub(super) established: u64,
     /// `None` where no connection was there to send on.
     pub(super) account: Option<Account>,
@@ -200,6 +202,7 @@ impl Shared {
 impl Outcome {
     /// Joins what two clients of one run found.
     fn join(mut self, other: Self) -> Self {
+        self.clients += other.clients;
         self.established += other.established;
         self.account = match (self.account, other.account) {
             (Some(mut one), Some(other)) => {

@@ -13,7 +13,7 @@ fn quiet() -> Facts {
         seconds: 2.0,
         seconds_asked: 2.0,
         timeout_seconds: 5.0,
-        client: Core { used: 0.3, waited: Some(0.01) },
+        client: Some(Core { used: 0.3, waited: Some(0.01) }),
         server: Some(Core { used: 0.2, waited: Some(0.0) }),
         counted: Counted {
             retransmitted: Some(0),
@@ -60,7 +60,7 @@ fn an_open_loop_that_kept_its_rate_is_at_its_limit() {
     let facts = Facts { answered: 9950, late: 50, ..open() };
     is(&facts, StoppedBy::Limit, None, &["50 late"]);
     // A full core does not matter where the rate was kept; nor does memory pressure.
-    let facts = Facts { client: Core { used: 1.0, waited: None }, ..open() };
+    let facts = Facts { client: Some(Core { used: 1.0, waited: None }), ..open() };
     is(&facts, StoppedBy::Limit, None, &[]);
     let facts = Facts { answered: 9000, late: 1000, ..open() };
     is(&facts, StoppedBy::Unknown, None, &["1,000 late"]);
@@ -78,23 +78,23 @@ fn nothing_at_a_limit_is_unknown_with_all_figures() {
 fn a_full_core_is_the_side_s_whose_it_is() {
     let full = Core { used: 0.97, waited: Some(0.0) };
     let words = ["what the client can do", "97 % of a core"];
-    is(&Facts { client: full, ..quiet() }, StoppedBy::Cpu, Side::Client, &words);
+    is(&Facts { client: Some(full), ..quiet() }, StoppedBy::Cpu, Side::Client, &words);
     let facts = Facts { server: Some(full), ..quiet() };
     is(&facts, StoppedBy::Cpu, Side::Server, &["the server had no processor time left"]);
-    let facts = Facts { client: full, server: Some(full), ..quiet() };
+    let facts = Facts { client: Some(full), server: Some(full), ..quiet() };
     is(&facts, StoppedBy::Cpu, Side::Both, &[]);
     // A thread that waits for a core cannot do more either.
     let starved = Core { used: 0.5, waited: Some(0.45) };
     let facts = Facts { server: Some(starved), ..quiet() };
     is(&facts, StoppedBy::Cpu, Side::Server, &["waited for one 45 % of the time"]);
     // A client that never sleeps is no sign of anything.
-    let facts = Facts { client: full, client_spins: true, ..quiet() };
+    let facts = Facts { client: None, ..quiet() };
     is(&facts, StoppedBy::Unknown, None, &["--spin"]);
 }
 
 #[test]
 fn memory_of_tcp_is_named_where_the_kernel_says_so() {
-    let full = Core { used: 1.0, waited: None };
+    let full = Some(Core { used: 1.0, waited: None });
     let mut facts = Facts { client: full, ..quiet() };
     facts.counted.memory_pressures = Some(3);
     facts.counted.pruned = Some(70);
@@ -113,13 +113,13 @@ fn memory_of_tcp_is_named_where_the_kernel_says_so() {
 fn a_server_that_ended_is_named_before_anything_else() {
     let gone = Facts {
         seconds: 1.5,
-        cut: true,
+        end: End::TargetGone,
         lost: 50,
         due: 10_050,
         down_seconds: Some(0.25),
         server_ended: Some(ended(Some(How::Signal(9)))),
         errors: errors_of([("ECONNREFUSED", 7)]),
-        client: Core { used: 1.0, waited: None },
+        client: Some(Core { used: 1.0, waited: None }),
         ..quiet()
     };
     let words = [
@@ -148,16 +148,21 @@ fn a_server_that_ended_is_named_before_anything_else() {
 
 #[test]
 fn interruption_comes_before_all() {
-    let facts = Facts { interrupted: true, seconds: 0.5, server_paused: true, lost: 1, ..open() };
+    let facts = Facts { end: End::Interrupted, seconds: 0.5, lost: 1, ..open() };
     is(&facts, StoppedBy::Interrupted, None, &["after 500 ms of 2 s"]);
 }
 
 #[test]
 fn a_pause_to_the_end_is_a_timeout_with_the_state() {
-    let facts = Facts { server_paused: true, answered: 4000, lost: 6000, ..open() };
-    is(&facts, StoppedBy::Timeout, Side::Server, &["state T", "6,000 never"]);
-    // One that did no harm is not named.
-    is(&Facts { server_paused: true, ..open() }, StoppedBy::Limit, None, &[]);
+    let to_the_end = Paused { seconds: 1.5, to_the_end: true };
+    let facts = Facts { server_paused: to_the_end, answered: 4000, lost: 6000, ..open() };
+    is(&facts, StoppedBy::Timeout, Side::Server, &["state T", "for 1.5 s", "6,000 never"]);
+    // One that was over in time is told, and is no timeout.
+    let over = Paused { seconds: 0.3, to_the_end: false };
+    let facts = Facts { server_paused: over, ..open() };
+    is(&facts, StoppedBy::Limit, None, &["state T) for 300 ms"]);
+    let facts = Facts { server_paused: over, answered: 9000, late: 1000, ..open() };
+    is(&facts, StoppedBy::Unknown, Side::Server, &["state T) for 300 ms", "1,000 late"]);
 }
 
 #[test]
