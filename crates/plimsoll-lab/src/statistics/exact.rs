@@ -42,7 +42,7 @@ impl Shift {
         let walsh = values.iter().enumerate().flat_map(|(index, first)| {
             values[index..].iter().map(move |second| f64::midpoint(*first, *second))
         });
-        Self::of(walsh.collect(), signed_rank_counts(values.len()))
+        Self::of(walsh.collect(), &signed_rank_counts(values.len()))
     }
 
     /// Of two separate samples, second minus first: the rank-sum test, and what slow drifts do to
@@ -59,7 +59,7 @@ impl Shift {
     pub(crate) fn separate(first: &[f64], second: &[f64]) -> Option<Self> {
         let (first, second) = (joined(first, SIDE_MOST), joined(second, SIDE_MOST));
         let differences = second.iter().flat_map(|b| first.iter().map(move |a| b - a)).collect();
-        let mut shift = Self::of(differences, rank_sum_counts(first.len(), second.len()))?;
+        let mut shift = Self::of(differences, &rank_sum_counts(first.len(), second.len()))?;
         let pairs = shift.differences.len() as f64;
         for (others, tail) in shift.tail.iter_mut().enumerate() {
             *tail = tail.max(others as f64 / pairs).min(1.0);
@@ -67,7 +67,7 @@ impl Shift {
         Some(shift)
     }
 
-    fn of(mut differences: Vec<f64>, counts: Vec<f64>) -> Option<Self> {
+    fn of(mut differences: Vec<f64>, counts: &[f64]) -> Option<Self> {
         if differences.is_empty() {
             return None;
         }
@@ -205,11 +205,13 @@ mod tests {
     /// and after. The sum of the negative ranks is 5, so that the two-sided p-value is 2 × 0.0195.
     #[test]
     fn a_worked_example_of_paired_values() {
-        let before = [1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30];
-        let after = [0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29];
-        let differences: Vec<f64> = before.iter().zip(after).map(|(x, y)| y - x).collect();
+        // In thousandths of a point.
+        let before = [1830, 500, 1620, 2480, 1680, 1880, 1550, 3060, 1300];
+        let after = [878, 647, 598, 2050, 1060, 1290, 1060, 3140, 1290];
+        let differences: Vec<f64> =
+            before.iter().zip(after).map(|(x, y)| f64::from(y - x) / 1000.0).collect();
         let shift = Shift::paired(&differences).unwrap();
-        assert!((shift.p_value() - 0.0390625).abs() < 1e-9, "{}", shift.p_value());
+        assert!((shift.p_value() - 0.039_062_5).abs() < 1e-9, "{}", shift.p_value());
         assert!((shift.estimate() + 0.46).abs() < 1e-9, "{}", shift.estimate());
         let (low, high) = shift.interval(0.04).unwrap();
         assert!((low + 0.786).abs() < 1e-9 && (high + 0.010).abs() < 1e-9, "{low} {high}");

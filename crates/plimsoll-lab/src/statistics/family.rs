@@ -99,7 +99,8 @@ mod tests {
     fn a_worked_example_of_holm() {
         let rows = [row(10, 2), row(10, 0), row(10, 1)];
         let p = |number: f64| number / 1024.0;
-        assert_eq!(rows.each_ref().map(Shift::p_value), [p(10.0), p(2.0), p(4.0)]);
+        let found: Vec<f64> = rows.iter().map(Shift::p_value).collect();
+        assert_eq!(found, [p(10.0), p(2.0), p(4.0)]);
         let judged = judge(&rows, 0.02);
         let corrected: Vec<f64> = judged.iter().map(|row| row.unwrap().p_value).collect();
         assert_eq!(corrected, [p(10.0), p(6.0), p(8.0)]);
@@ -206,9 +207,8 @@ mod tests {
             let differences =
                 |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| b - a).collect::<Vec<_>>();
             let shifts: Vec<Shift> = (one.iter().zip(two))
-                .filter_map(|(a, b)| match in_turns {
-                    true => Shift::paired(&differences(a, b)),
-                    false => Shift::separate(a, b),
+                .filter_map(|(a, b)| {
+                    if in_turns { Shift::paired(&differences(a, b)) } else { Shift::separate(a, b) }
                 })
                 .collect();
             let judged = judge(&shifts, LEVEL);
