@@ -22,8 +22,10 @@ judged: CHANGED, with the differences that the repeats do not rule out; or not d
 the smallest difference that could have been seen. Fewer than one in 50 comparisons of equal
 servers call any row CHANGED. What was measured in one piece is shown and not judged.
 
-Two files are weaker evidence than one run: a machine has slow and fast phases, and one that lasts
-longer than a run looks like a change. To compare two servers, load them in turns:
+Two files are weaker evidence than one run: a machine has slow and fast phases, which move a whole
+run as far as a part of it. So a row is CHANGED only where hardly any repeat of one run lies among
+those of the other, and nothing is judged where the machine itself took longer (machine_us, the time
+of a message within one thread, taken before each part). Compare two servers in turns instead:
   plimsoll load --target A --target B --repeat 10";
 
 /// Two results side by side, with the spread

@@ -31,7 +31,7 @@ pub(crate) struct Pair {
 /// How the repeats of the two sides belong together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Design {
-    /// Repeat *n* of both sides was measured at the same time, in turns.
+    /// Slice *n* of both sides was measured one right after the other, in turns.
     Interleaved,
     /// The two were measured one after the other, or on different days.
     Separate,
@@ -117,13 +117,13 @@ fn fill(row: &mut Row, judgement: &family::Judgement) {
 }
 
 fn too_few(row: &Row, design: Design, rows: usize) -> String {
-    let needed = match design {
-        Design::Interleaved => family::pairs_needed(rows, LEVEL),
-        Design::Separate => family::repeats_needed(rows, LEVEL),
+    let (needed, what) = match design {
+        Design::Interleaved => (family::pairs_needed(rows, LEVEL), "slices"),
+        Design::Separate => (family::repeats_needed(rows, LEVEL), "repeats"),
     };
     let (first, second) = (row.first_repeats, row.second_repeats);
     let there = if first == second { format!("{first}") } else { format!("{first} and {second}") };
-    format!("{there} repeats; {needed} can be judged")
+    format!("{there} {what}; {needed} can be judged")
 }
 
 /// The rows as a plain table for a person: at most 100 columns wide, unless a path is longer than
@@ -216,7 +216,7 @@ mod tests {
             let rows = judge(&pairs, design);
             assert_eq!(rows[0].verdict, RowVerdict::Changed, "{design:?}: {rows:?}");
             let (low, high) = rows[0].interval.unwrap();
-            assert!(low <= 0.9 && 0.9 <= high && high < 1.0, "{low} {high}");
+            assert!(low <= 0.9 && (0.9..1.0).contains(&high), "{low} {high}");
             assert_eq!(rows[1].verdict, RowVerdict::NotDistinguishable);
             assert!(rows[1].could_have_seen.unwrap() < 0.05, "{rows:?}");
             let text = table(&rows, ("first", "second"));
@@ -238,7 +238,7 @@ mod tests {
         let reasons: Vec<&str> = rows.iter().map(|row| row.reason.as_deref().unwrap()).collect();
         assert_eq!(
             reasons,
-            ["3 repeats; 7 can be judged", "a repeat is 0, and has no ratio", ONCE, ONE_RUN]
+            ["3 slices; 7 can be judged", "a repeat is 0, and has no ratio", ONCE, ONE_RUN]
         );
         assert!(rows.iter().all(|row| row.changed.is_none() && row.interval.is_none()));
         assert_eq!(footnote(&rows), "");

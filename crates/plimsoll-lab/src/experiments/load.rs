@@ -9,6 +9,7 @@
 mod account;
 mod client;
 mod conversation;
+mod gauge;
 mod histogram;
 pub mod keystream;
 mod lanes;

@@ -140,6 +140,10 @@ pub struct Load {
     pub distribution: Vec<(f64, f64)>,
     /// Messages per second over time: seconds since the start, rate.
     pub timeline: Vec<(f64, f64)>,
+    /// The speed of the machine itself while it was measured in repeats: the time of a message
+    /// through a loopback connection within one thread, taken before each slice, on average.
+    #[serde(default)]
+    pub machine_us: Option<f64>,
     /// The parts in which it was measured (`--repeat`): only their spread tells how far a figure
     /// can be trusted. Empty where it was measured in one piece.
     #[serde(default)]

@@ -20,6 +20,10 @@ pub struct LoadRepeat {
     pub server_cpu_us_per_message: Option<f64>,
     /// Processor time of the client per message; `None` where it was not measured.
     pub client_cpu_us_per_message: Option<f64>,
+    /// The speed of the machine itself, right before: the time of a message through a loopback
+    /// connection within one thread.
+    #[serde(default)]
+    pub machine_us: Option<f64>,
 }
 
 /// One quantity over the repeats of a run.

@@ -2,7 +2,8 @@
 //!
 //! Two targets that took turns within one run are compared by Wilcoxon's signed-rank test: of each
 //! repeat one difference, and the question whether the differences lie around zero. Two runs, whose
-//! repeats have nothing to do with each other, are compared by the rank-sum test (Mann and Whitney).
+//! repeats have nothing to do with each other, are compared by the rank-sum test (Mann and Whitney),
+//! and by more: see [`Shift::separate`].
 //! Both use the order of the values only, so that one disturbed repeat cannot make a difference,
 //! and both have an exact distribution for any number of repeats, however small.
 //!
@@ -13,9 +14,11 @@
 //! twenty, and at the level that several rows need it misses far more often than it says. A test
 //! below shows both.
 
-/// Most differences of a signed-rank test, and most values of a side of a rank-sum test: the exact
-/// distributions are cheap up to here. Longer series are averaged down to it.
-pub(crate) const MOST: usize = 40;
+/// Most differences of a signed-rank test: the exact distribution is cheap up to here.
+const PAIRS_MOST: usize = 40;
+/// Most values of a side of a comparison of separate samples. Ten suffice to judge a hundred rows,
+/// and of more repeats each value is the median of some, which one disturbed repeat does not move.
+const SIDE_MOST: usize = 10;
 
 /// Two samples, reduced to what a test and its interval need: all differences that count, in
 /// ascending order, and how likely it is by chance that only so many of them lie on one side.
@@ -33,25 +36,38 @@ impl Shift {
     /// Of paired differences: the signed-rank test. `None` of no difference.
     ///
     /// Where two values are equal the test counts that against a change. Cost: cubic in the number
-    /// of differences, of which at most [`MOST`] are used, below a millisecond.
+    /// of differences, below a millisecond; of more than 40, neighbours are joined into their median.
     pub(crate) fn paired(differences: &[f64]) -> Option<Self> {
-        let values = averaged(differences);
+        let values = joined(differences, PAIRS_MOST);
         let walsh = values.iter().enumerate().flat_map(|(index, first)| {
             values[index..].iter().map(move |second| f64::midpoint(*first, *second))
         });
-        Self::of(walsh.collect(), signed_rank_counts(values.len()))
+        Self::of(walsh.collect(), &signed_rank_counts(values.len()))
     }
 
-    /// Of two separate samples, second minus first: the rank-sum test. `None` where one is empty.
+    /// Of two separate samples, second minus first: the rank-sum test, and what slow drifts do to
+    /// it. `None` where one is empty.
     ///
-    /// Cost as [`paired`](Self::paired).
+    /// The rank-sum test takes the values of a sample as independent. A machine's noise is not: it
+    /// has slow parts too, so that the mean over a run varies from run to run about as much as its
+    /// parts do (flicker noise, whose Allan deviation does not fall with the time averaged over;
+    /// IEEE 1139). So a shift counts, in addition, as no rarer than the share of pairs, one value of
+    /// each sample, that differ the other way.
+    ///
+    /// Cost as [`paired`](Self::paired); of more than 10 values of a side, neighbours are joined into
+    /// their median.
     pub(crate) fn separate(first: &[f64], second: &[f64]) -> Option<Self> {
-        let (first, second) = (averaged(first), averaged(second));
+        let (first, second) = (joined(first, SIDE_MOST), joined(second, SIDE_MOST));
         let differences = second.iter().flat_map(|b| first.iter().map(move |a| b - a)).collect();
-        Self::of(differences, rank_sum_counts(first.len(), second.len()))
+        let mut shift = Self::of(differences, &rank_sum_counts(first.len(), second.len()))?;
+        let pairs = shift.differences.len() as f64;
+        for (others, tail) in shift.tail.iter_mut().enumerate() {
+            *tail = tail.max(others as f64 / pairs).min(1.0);
+        }
+        Some(shift)
     }
 
-    fn of(mut differences: Vec<f64>, counts: Vec<f64>) -> Option<Self> {
+    fn of(mut differences: Vec<f64>, counts: &[f64]) -> Option<Self> {
         if differences.is_empty() {
             return None;
         }
@@ -98,10 +114,11 @@ impl Shift {
     }
 }
 
-/// A series of at most [`MOST`] values: neighbours are averaged where there are more.
-fn averaged(values: &[f64]) -> Vec<f64> {
-    let each = values.len().div_ceil(MOST).max(1);
-    values.chunks(each).map(|part| part.iter().sum::<f64>() / part.len() as f64).collect()
+/// A series of at most `most` values: medians of neighbours where there are more.
+fn joined(values: &[f64], most: usize) -> Vec<f64> {
+    let parts = values.len().min(most);
+    let bound = |part: usize| part * values.len() / parts;
+    (0..parts).filter_map(|part| super::median(&values[bound(part)..bound(part + 1)])).collect()
 }
 
 /// In how many of the 2^n ways to give signs to the ranks 1 to n the positive ones sum up to each
@@ -188,11 +205,13 @@ mod tests {
     /// and after. The sum of the negative ranks is 5, so that the two-sided p-value is 2 × 0.0195.
     #[test]
     fn a_worked_example_of_paired_values() {
-        let before = [1.83, 0.50, 1.62, 2.48, 1.68, 1.88, 1.55, 3.06, 1.30];
-        let after = [0.878, 0.647, 0.598, 2.05, 1.06, 1.29, 1.06, 3.14, 1.29];
-        let differences: Vec<f64> = before.iter().zip(after).map(|(x, y)| y - x).collect();
+        // In thousandths of a point.
+        let before = [1830, 500, 1620, 2480, 1680, 1880, 1550, 3060, 1300];
+        let after = [878, 647, 598, 2050, 1060, 1290, 1060, 3140, 1290];
+        let differences: Vec<f64> =
+            before.iter().zip(after).map(|(x, y)| f64::from(y - x) / 1000.0).collect();
         let shift = Shift::paired(&differences).unwrap();
-        assert!((shift.p_value() - 0.0390625).abs() < 1e-9, "{}", shift.p_value());
+        assert!((shift.p_value() - 0.039_062_5).abs() < 1e-9, "{}", shift.p_value());
         assert!((shift.estimate() + 0.46).abs() < 1e-9, "{}", shift.estimate());
         let (low, high) = shift.interval(0.04).unwrap();
         assert!((low + 0.786).abs() < 1e-9 && (high + 0.010).abs() < 1e-9, "{low} {high}");
@@ -283,10 +302,12 @@ mod tests {
     }
 
     #[test]
-    fn long_series_are_averaged() {
+    fn long_series_are_joined() {
         let long: Vec<f64> = (0..1000).map(f64::from).collect();
         let shift = Shift::separate(&long, &long).unwrap();
-        assert_eq!(shift.differences.len(), MOST * MOST);
+        assert_eq!(shift.differences.len(), SIDE_MOST * SIDE_MOST);
+        assert_eq!(joined(&[5.0, 1.0, 9.0, 2.0, 3.0], 2), [3.0, 3.0]);
+        assert_eq!(joined(&[1.0, 2.0], 2), [1.0, 2.0]);
         assert!(shift.p_value() > 0.9);
         assert_eq!(Shift::paired(&[]), None);
         assert_eq!(Shift::separate(&long, &[]), None);

@@ -99,7 +99,8 @@ mod tests {
     fn a_worked_example_of_holm() {
         let rows = [row(10, 2), row(10, 0), row(10, 1)];
         let p = |number: f64| number / 1024.0;
-        assert_eq!(rows.each_ref().map(Shift::p_value), [p(10.0), p(2.0), p(4.0)]);
+        let found: Vec<f64> = rows.iter().map(Shift::p_value).collect();
+        assert_eq!(found, [p(10.0), p(2.0), p(4.0)]);
         let judged = judge(&rows, 0.02);
         let corrected: Vec<f64> = judged.iter().map(|row| row.unwrap().p_value).collect();
         assert_eq!(corrected, [p(10.0), p(6.0), p(8.0)]);
@@ -177,19 +178,20 @@ mod tests {
         }
     }
 
-    /// What 1,000 experiments, of six rows and ten repeats each, called a change: how many some
+    /// What 1,000 experiments, of six rows each, called a change: how many some
     /// row, and how many the first one, to which `shift` is added on the second side.
     ///
     /// Noise is of some percent, in part common to all rows, as on a machine; one slice in 20 is
     /// disturbed by up to ten times as much. In turns (A B B A) both sides meet the same phases of
-    /// the machine; separate runs have a machine each that stays as it is.
+    /// the machine, in ten repeats; separate runs of 30 repeats have a machine each that stays as it
+    /// is.
     fn calls(in_turns: bool, phase: f64, shift: f64) -> (usize, usize) {
         let mut random = Random::new(5);
         let (mut any, mut first) = (0, 0);
         for _ in 0..1000 {
             let mut sides: [[Vec<f64>; 6]; 2] = Default::default();
             let mut machine = Machine { random: &mut random, phase, slow: false, drift: 0.0 };
-            for slice in 0..40 {
+            for slice in 0..if in_turns { 40 } else { 60 } {
                 // 0 1 1 0, and the other way round in every second repeat.
                 let side = usize::from((slice % 4 == 1 || slice % 4 == 2) != (slice % 8 > 3));
                 let speed = machine.next();
@@ -205,9 +207,8 @@ mod tests {
             let differences =
                 |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| b - a).collect::<Vec<_>>();
             let shifts: Vec<Shift> = (one.iter().zip(two))
-                .filter_map(|(a, b)| match in_turns {
-                    true => Shift::paired(&differences(a, b)),
-                    false => Shift::separate(a, b),
+                .filter_map(|(a, b)| {
+                    if in_turns { Shift::paired(&differences(a, b)) } else { Shift::separate(a, b) }
                 })
                 .collect();
             let judged = judge(&shifts, LEVEL);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use crate::experiments::load::repeat::QUANTITIES;
+use crate::experiments::load::repeat::{MACHINE, QUANTITIES};
 use crate::{Error, Result};
 
 /// Arrays that are measurements over time, distributions, or repeats of what stands beside them:
@@ -140,7 +140,8 @@ fn repeated(object: &Value) -> Vec<(&'static str, Kind)> {
             .collect();
     // What has a latency and a rate is a load, also one of a version without repeats.
     if object.get("latency_us").is_some() && object.get("messages_per_second").is_some() {
-        found.extend(QUANTITIES.map(|name| (name, of_load(object, name))));
+        let names = QUANTITIES.into_iter().chain([MACHINE]);
+        found.extend(names.map(|name| (name, of_load(object, name))));
     }
     found
 }

@@ -85,6 +85,40 @@ fn the_quantities_of_a_load_are_judged_by_their_repeats() {
         && !row.path.contains("timeline")));
 }
 
+/// The same server while everything takes a third longer: the machine says so itself.
+#[test]
+fn a_machine_that_has_changed_itself_takes_the_verdicts_back() {
+    let on_machine = |rate: f64, machine: f64| {
+        let mut load = load(rate, 10);
+        load["result"]["machine_us"] = json!(machine);
+        for (index, repeat) in
+            load["result"]["repeats"].as_array_mut().unwrap().iter_mut().enumerate()
+        {
+            repeat["machine_us"] = json!(machine * (0.99 + 0.002 * index as f64));
+        }
+        load
+    };
+    let found =
+        compare(&on_machine(1000.0, 1.8), &on_machine(700.0, 2.4), Require::SameArguments).unwrap();
+    assert_eq!(row(&found, "load.machine_us").verdict, RowVerdict::Changed);
+    let rate = row(&found, "load.messages_per_second");
+    assert_eq!((rate.verdict, rate.changed), (RowVerdict::NotJudged, None));
+    assert_eq!(rate.reason.as_deref(), Some("the machine took 1.33 × as long"));
+    let found = compare(&on_machine(1000.0, 1.8), &on_machine(700.0, 1.81), Require::SameArguments)
+        .unwrap();
+    assert_eq!(row(&found, "load.messages_per_second").verdict, RowVerdict::Changed);
+}
+
+/// Runs of one server differ a little, as a whole: a drift, and not a change of the server.
+#[test]
+fn a_drift_within_the_spread_of_the_repeats_is_no_change() {
+    // The repeats of each lie within ± 2 %; the second run is 2 % slower as a whole.
+    let found = compare(&load(1000.0, 10), &load(980.0, 10), Require::SameArguments).unwrap();
+    let rate = row(&found, "load.messages_per_second");
+    assert_eq!(rate.verdict, RowVerdict::NotDistinguishable, "{rate:?}");
+    assert!(rate.could_have_seen.unwrap() > 0.02, "{rate:?}");
+}
+
 #[test]
 fn runs_in_one_piece_are_not_judged() {
     for repeats in [0, 1] {

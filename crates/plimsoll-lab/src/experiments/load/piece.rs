@@ -32,6 +32,12 @@ impl Piece {
         Self { load, latencies, verdicts: vec![verdict] }
     }
 
+    /// The same, with the speed of the machine right before.
+    pub(super) fn on_machine(mut self, machine_us: Option<f64>) -> Self {
+        self.load.machine_us = machine_us;
+        self
+    }
+
     /// Adds another piece of the same target. Counts, errors and latencies are exact sums; rates,
     /// shares and times per message are those of the whole measured time; of the connections the
     /// fewest count. What is not known of one piece is not known of both.
@@ -102,6 +108,7 @@ fn join_rates(a: &mut Load, b: &Load) {
         a.server_core_share.zip(b.server_core_share).map(|(one, two)| over_time(one, two));
     a.client_core_share =
         a.client_core_share.zip(b.client_core_share).map(|(one, two)| over_time(one, two));
+    a.machine_us = a.machine_us.zip(b.machine_us).map(|(one, two)| over_time(one, two));
     a.messages_per_second = over_time(a.messages_per_second, b.messages_per_second);
     a.bytes_per_second = over_time(a.bytes_per_second, b.bytes_per_second);
     a.bytes_sent_per_second = over_time(a.bytes_sent_per_second, b.bytes_sent_per_second);
@@ -144,6 +151,7 @@ pub(super) fn repeat(load: &Load) -> LoadRepeat {
         latency_us: load.latency_us,
         server_cpu_us_per_message: load.server_cpu_us_per_message,
         client_cpu_us_per_message: load.client_cpu_us_per_message,
+        machine_us: load.machine_us,
     }
 }
 

@@ -23,6 +23,7 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::gauge::Gauge;
 use super::keystream::Random;
 use super::piece::{self, Piece, joined};
 use super::{Options, measure};
@@ -50,7 +51,10 @@ pub(crate) const QUANTITIES: [&str; 6] = [
     "client_cpu_us_per_message",
 ];
 
-/// One of [`QUANTITIES`]; `None` where it was not measured.
+/// The speed of the machine itself, as a field of a [`LoadRepeat`]. Targets in turns meet the same.
+pub(crate) const MACHINE: &str = "machine_us";
+
+/// One of [`QUANTITIES`], or [`MACHINE`]; `None` where it was not measured.
 pub(crate) fn quantity(repeat: &LoadRepeat, name: &str) -> Option<f64> {
     let latency = repeat.latency_us.as_ref();
     match name {
@@ -60,6 +64,7 @@ pub(crate) fn quantity(repeat: &LoadRepeat, name: &str) -> Option<f64> {
         "latency_us.p999" => latency.map(|latency| latency.p999),
         "server_cpu_us_per_message" => repeat.server_cpu_us_per_message,
         "client_cpu_us_per_message" => repeat.client_cpu_us_per_message,
+        MACHINE => repeat.machine_us,
         _ => None,
     }
 }
@@ -84,8 +89,9 @@ pub fn run(lab: &Lab, targets: &[Options], repeats: u32) -> Result<(Load, bool)>
     plan.warm_up(lab)?;
     let mut measured: Vec<Measured> = targets.iter().map(|_| Measured::default()).collect();
     let mut end = End::Whole;
+    let mut gauge = Gauge::open();
     for (repeat, order) in plan.orders.iter().enumerate() {
-        end = plan.repeat(&plan.part_of(lab, repeat), order, &mut measured)?;
+        end = plan.repeat(&plan.part_of(lab, repeat), order, &mut gauge, &mut measured)?;
         for one in &mut measured {
             one.end_repeat(end == End::Whole);
         }
@@ -198,13 +204,20 @@ impl<'a> Plan<'a> {
 
     /// Measures one repeat. A target that fails after something was measured ends the run without
     /// an error: what was measured stands.
-    fn repeat(&self, lab: &Lab, order: &[u32], measured: &mut [Measured]) -> Result<End> {
+    fn repeat(
+        &self,
+        lab: &Lab,
+        order: &[u32],
+        gauge: &mut Option<Gauge>,
+        measured: &mut [Measured],
+    ) -> Result<End> {
         for index in self.visits(order) {
+            let machine_us = gauge.as_mut().and_then(Gauge::read_us);
             let one = &mut measured[index as usize];
             match measure(lab, &self.slice(index)) {
                 Ok((piece, interrupted)) => {
                     let gone = piece.load.stopped_by == Some(StoppedBy::ServerEnded);
-                    one.pieces.push(piece);
+                    one.pieces.push(piece.on_machine(machine_us));
                     if interrupted {
                         return Ok(End::Interrupted);
                     }
@@ -357,7 +370,7 @@ fn spread(repeats: &[LoadRepeat]) -> Vec<Spread> {
         let (low, median, high) = quartiles(&values)?;
         Some(Spread { name: name.into(), repeats: values.len() as u32, low, median, high })
     };
-    QUANTITIES.into_iter().filter_map(of).collect()
+    QUANTITIES.into_iter().chain([MACHINE]).filter_map(of).collect()
 }
 
 /// The spread over the repeats, for a person; empty where there are none.

@@ -138,7 +138,8 @@ pub fn render_text(load: &Load) -> String {
     }
     let mut out = String::new();
     for target in &load.targets {
-        out.push_str(&format!("{}\n{}\n", target.address, render_one(&target.load)));
+        // Writing to a String cannot fail.
+        let _ = writeln!(out, "{}\n{}", target.address, render_one(&target.load));
     }
     out.push_str(&load.comparison.as_ref().map_or_else(String::new, repeat::render_comparison));
     out
