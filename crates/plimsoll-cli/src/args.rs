@@ -137,6 +137,48 @@ impl TargetArgs {
     }
 }
 
+/// Servers to measure: one, or several in turns.
+#[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Target")]
+pub(crate) struct TargetsArgs {
+    /// Measure the server at ADDR (host:port) instead of the embedded engine. Given several times,
+    /// the servers are loaded in turns, and compared with the first
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) target: Vec<String>,
+    /// The server's process, for its memory and processor time (the embedded one is known); given
+    /// as often as --target, in the same order
+    #[arg(long, value_name = "PID", requires = "target")]
+    pub(crate) server_pid: Vec<u32>,
+    /// Allow a target that is not on loopback: only for servers that are yours to load
+    #[arg(long)]
+    pub(crate) allow_remote: bool,
+}
+
+impl TargetsArgs {
+    /// Each target's address, and its process where that was given; none for the embedded engine.
+    pub(crate) fn addresses(&self) -> Result<Vec<(SocketAddr, Option<u32>)>> {
+        let (targets, pids) = (self.target.len(), self.server_pid.len());
+        if pids != 0 && pids != targets {
+            return Err(Error::usage(
+                format!("{targets} × --target and {pids} × --server-pid"),
+                "give --server-pid once for each --target, in the same order, or not at all",
+            ));
+        }
+        let mut found = Vec::with_capacity(targets);
+        for (index, text) in self.target.iter().enumerate() {
+            let address = resolve(text, self.allow_remote)?;
+            if found.iter().any(|(known, _)| *known == address) {
+                return Err(Error::usage(
+                    format!("the target {address} is given twice"),
+                    "to see how much two equal servers differ, start two of them",
+                ));
+            }
+            found.push((address, self.server_pid.get(index).copied()));
+        }
+        Ok(found)
+    }
+}
+
 /// Resolves `host:port`. A name that resolves to several addresses gives the first loopback one, or
 /// the first.
 fn resolve(text: &str, allow_remote: bool) -> Result<SocketAddr> {

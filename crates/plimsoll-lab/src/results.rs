@@ -16,6 +16,9 @@ pub use self::backlog::{Backlog, BacklogRun, BacklogSample};
 pub use self::capacity::{Capacity, CapacitySample};
 pub use self::churn::{Churn, ChurnVariant};
 pub use self::load::{Latency, Load, UnexpectedReply, Verified};
+pub use self::repeats::{
+    Interleaved, LoadRepeat, LoadTarget, Row, RowVerdict, Spread, TargetComparison,
+};
 pub use self::survey::{Compared, Finding, LoadLine, Survey, SurveyedServer};
 
 pub mod document;
@@ -27,6 +30,7 @@ mod backlog;
 mod capacity;
 mod churn;
 mod load;
+mod repeats;
 mod survey;
 
 /// The `schema` field of every document.

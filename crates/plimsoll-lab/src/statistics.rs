@@ -1,4 +1,8 @@
-//! Medians and quartiles: what is quoted where a machine is noisy.
+//! Medians and quartiles: what is quoted where a machine is noisy; and whether two series of repeats
+//! differ by more than chance.
+
+pub(crate) mod exact;
+pub(crate) mod family;
 
 /// The middle of the values; `None` of none.
 pub(crate) fn median(values: &[f64]) -> Option<f64> {

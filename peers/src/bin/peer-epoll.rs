@@ -8,6 +8,7 @@
 use std::io::{self, ErrorKind};
 use std::net::TcpListener;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use clap::Parser;
 use libc::{EPOLLIN, EPOLLOUT};
@@ -25,11 +26,15 @@ const LISTENER: u64 = u64::MAX;
 struct Args {
     #[command(flatten)]
     peer: PeerArgs,
+
+    /// Spin for so many nanoseconds before each echo: a server that is known to need more
+    #[arg(long, value_name = "NS", default_value_t = 0, value_parser = clap::value_parser!(u64).range(0..=1_000_000_000))]
+    burn: u64,
 }
 
 fn main() -> std::process::ExitCode {
     let args = Args::parse();
-    peer::exit(args.peer.start().and_then(|listener| Server::new(listener, &args.peer)?.run()))
+    peer::exit(args.peer.start().and_then(|listener| Server::new(listener, &args)?.run()))
 }
 
 struct Connection {
@@ -48,15 +53,22 @@ struct Server {
     /// By descriptor: the kernel always hands out the lowest free one.
     connections: Vec<Option<Connection>>,
     close_after: u64,
+    burn: Duration,
 }
 
 impl Server {
-    fn new(listener: TcpListener, args: &PeerArgs) -> io::Result<Self> {
+    fn new(listener: TcpListener, args: &Args) -> io::Result<Self> {
         listener.set_nonblocking(true)?;
         let epoll = Epoll::new()?;
         epoll.add(listener.as_raw_fd(), EPOLLIN, LISTENER)?;
-        let close_after = args.close_after();
-        Ok(Self { epoll, listener, accepting: true, connections: Vec::new(), close_after })
+        Ok(Self {
+            epoll,
+            listener,
+            accepting: true,
+            connections: Vec::new(),
+            close_after: args.peer.close_after(),
+            burn: Duration::from_nanos(args.burn),
+        })
     }
 
     fn run(mut self) -> io::Result<()> {
@@ -116,6 +128,10 @@ impl Server {
             Ok(count) => count,
             Err(error) => return Ok(error.kind() == ErrorKind::WouldBlock),
         };
+        if !self.burn.is_zero() {
+            let start = Instant::now();
+            while start.elapsed() < self.burn {}
+        }
         let Some(sent) = progress(sys::send(fd, &buffer[..count])) else { return Ok(false) };
         connection.echoed += sent as u64;
         if sent < count {

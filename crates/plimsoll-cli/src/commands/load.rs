@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use plimsoll_lab::embedded::{self, Embedded};
-use plimsoll_lab::experiments::load::{self, Options, Pace};
+use plimsoll_lab::experiments::load::{self, Options, Pace, repeat};
+use plimsoll_lab::results::TargetServer;
 use plimsoll_lab::survey;
 use plimsoll_lab::worker::source::AddressRange;
 use plimsoll_lab::{Error, Result};
 
 use super::{INCOMPLETE, OK, Session};
 use crate::args::{
-    ExchangeArgs, OutputArgs, TargetArgs, TimeoutArgs, count, duration, rate, size_range,
+    ExchangeArgs, OutputArgs, TargetsArgs, TimeoutArgs, count, duration, rate, size_range,
 };
 
 /// The example that ends the help.
@@ -23,7 +24,13 @@ Examples:
   plimsoll load --target 127.0.0.1:80 --http /
         a web server: GET over connections that are kept, each status verified
   plimsoll load --target 127.0.0.1:6379 --send 'PING\\r\\n' --expect '+PONG\\r\\n'
-        any request and reply";
+        any request and reply
+  plimsoll load --target 127.0.0.1:7000 --target 127.0.0.1:7001 --repeat 10
+        which is faster: both in turns, A B B A ten times, and what differs by more than chance";
+
+/// Repeats of a run with several targets, unless said otherwise: the fewest that can tell the six
+/// figures of two targets apart.
+const REPEATS: u32 = 10;
 
 /// Messages per second and latency; every message is accounted for
 #[derive(Debug, Clone, clap::Args)]
@@ -42,9 +49,15 @@ pub(crate) struct Args {
     /// Open loop: R messages per second over all connections, by the clock
     #[arg(long, value_name = "R", value_parser = rate)]
     rate: Option<f64>,
-    /// The measured time, once all connections are there
+    /// The measured time of each target, once all connections are there; repeats divide it
     #[arg(long, value_name = "T", value_parser = duration, default_value = "10s")]
     duration: Duration,
+    /// Divide the measured time into N parts: their spread tells how far a figure can be trusted,
+    /// and `compare` needs it. With several targets each part takes them there and back, A B B A;
+    /// parts of 0.3 to 1 s for each target are best where a machine has slow and fast phases
+    /// [default: 1; 10 with several targets]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=i64::from(repeat::REPEATS_MOST)))]
+    repeat: Option<u32>,
     /// Never sleep: the client does not make the server pay for waking it, and takes a whole CPU
     #[arg(long)]
     spin: bool,
@@ -58,7 +71,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     timeout: TimeoutArgs,
     #[command(flatten)]
-    target: TargetArgs,
+    target: TargetsArgs,
     #[command(flatten)]
     exchange: ExchangeArgs,
 }
@@ -70,45 +83,56 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
     let narrow = |what: &str, value: u64| u32::try_from(value).map_err(|_| too_large(what, value));
     let connections = narrow("--connections", args.connections)?;
     let size = (narrow("--size", args.size.0)?, narrow("--size", args.size.1)?);
-    let asked = args.target.address()?;
-    let exchange = args.exchange.exchange(args.target.target.as_deref(), args.timeout.timeout)?;
-    let session = Session::new("load", output)?.measures(args.target.server()?);
-    let server = match asked {
-        Some(_) => None,
-        None => Some(Embedded::start(
+    let asked = args.target.addresses()?;
+    let texts = &args.target.target;
+    let exchange = |number: usize| {
+        args.exchange.exchange(texts.get(number).map(String::as_str), args.timeout.timeout)
+    };
+    // What is wrong with it is said before a server is started.
+    exchange(0)?;
+    let first = asked.first().map(|&(address, pid)| TargetServer::new(address, pid));
+    let session = Session::new("load", output)?.measures(first);
+    let server = match asked.as_slice() {
+        [] => Some(Embedded::start(
             &session.lab,
             &embedded::Options {
                 max_connections: Some(args.connections),
                 ..embedded::Options::default()
             },
         )?),
+        _ => None,
     };
-    let target = match (asked, &server) {
-        (Some(address), _) => address,
-        (None, Some(server)) => server.address(),
-        (None, None) => unreachable!("without a target the embedded server was started"),
+    let targets = match &server {
+        Some(server) => vec![(server.address(), Some(server.pid()))],
+        None => asked,
     };
-    let options = Options {
-        server_pid: server.as_ref().map(Embedded::pid).or(args.target.server_pid),
-        connections,
-        size,
-        pace: match args.rate {
-            Some(rate) => Pace::Open { rate },
-            None => Pace::Closed { depth: args.depth },
-        },
-        duration: args.duration,
-        timeout: args.timeout.timeout,
-        exchange,
-        spin: args.spin,
-        sources: survey::load_sources(target, args.sources, args.connections)?,
-        seed: args.seed,
-        ..Options::new(target)
+    let options = |(number, (target, server_pid))| -> Result<Options> {
+        Ok(Options {
+            server_pid,
+            connections,
+            size,
+            pace: match args.rate {
+                Some(rate) => Pace::Open { rate },
+                None => Pace::Closed { depth: args.depth },
+            },
+            duration: args.duration,
+            timeout: args.timeout.timeout,
+            exchange: exchange(number)?,
+            spin: args.spin,
+            sources: survey::load_sources(target, args.sources, args.connections)?,
+            seed: args.seed,
+            ..Options::new(target)
+        })
     };
-    let (result, partial) = load::run(&session.lab, &options)?;
+    let repeats = args.repeat.unwrap_or(if targets.len() > 1 { REPEATS } else { 1 });
+    let options = targets.into_iter().enumerate().map(options).collect::<Result<Vec<_>>>()?;
+    let (result, partial) = repeat::run(&session.lab, &options, repeats)?;
     if let Some(server) = server {
         server.stop();
     }
-    let (whole, complete) = (result.corrupt == 0, result.complete);
+    let loads = || std::iter::once(&result).chain(result.targets.iter().map(|one| &one.load));
+    let whole = loads().all(|load| load.corrupt == 0);
+    let complete = loads().all(|load| load.complete);
     let code = session.finish(result, partial, whole, load::render_text)?;
     Ok(if code == OK && !complete { INCOMPLETE } else { code })
 }

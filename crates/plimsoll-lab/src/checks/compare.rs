@@ -3,11 +3,22 @@
 //! Every number that both documents have is a row: its path, in the form that
 //! [`assertion`](crate::checks::assertion) reads, both values, and their ratio. Elements of arrays are
 //! matched by what names them (`requested`, `pool` and `closes`, `way`, …), never by position where
-//! they have a name. Curves over time are left out.
+//! they have a name. Curves over time are left out, and so is what is null in either document.
 //!
-//! Where a value was measured several times in one run (turns, repetitions, a timeline), it counts
-//! as changed if the quartile ranges of the two runs do not meet. Where it was measured once there
-//! is no verdict: one figure has no spread.
+//! A row is judged where both runs measured it in repeats (`load --repeat`, the turns of `churn`, the
+//! repetitions of `accept`): by the rank-sum test, corrected for the number of judged rows, with the
+//! interval of ratios that the repeats do not rule out. Where one of them measured it in one piece
+//! there is no verdict: the spread within one piece (a timeline) is not the spread between runs, and
+//! calls noise a change.
+//!
+//! Two runs meet different phases of the machine, and no test of their repeats can see that: a phase
+//! that lasts longer than a run looks like a change. Two servers are told apart much more sharply,
+//! and rightly, in turns within one run: [`repeat`](crate::experiments::load::repeat).
+
+mod arguments;
+mod figures;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -17,9 +28,12 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use self::arguments::Arguments;
+use self::figures::{Figure, Kind};
 use crate::checks::assertion::{Assertion, Verdict};
-use crate::statistics::quartiles;
-use crate::{Error, Result, units};
+use crate::checks::rows::{self, Design, ONE_RUN, Pair};
+pub use crate::results::Row;
+use crate::{Error, Result};
 
 /// Two results side by side.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -32,52 +46,19 @@ pub struct Comparison {
     pub only_first: Vec<String>,
     /// Paths of numbers that only the second has.
     pub only_second: Vec<String>,
-    /// What makes the two hard to compare: another machine, kernel or version, a partial result.
+    /// What makes the two hard to compare: another machine, kernel or version, a partial result,
+    /// arguments that differ or are not known.
     pub warnings: Vec<String>,
 }
 
-/// One number in both results.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Row {
-    /// Where it is: `churn[pool=on,closes=client].cycles_per_second`.
-    pub path: String,
-    /// In the first result.
-    pub first: f64,
-    /// In the second.
-    pub second: f64,
-    /// Second over first; `None` where the first is 0.
-    pub ratio: Option<f64>,
-    /// The wider of the two quartile ranges, relative to its median; `None` where it was measured
-    /// once.
-    pub spread: Option<f64>,
-    /// Whether the quartile ranges do not meet; `None` where it was measured once.
-    pub changed: Option<bool>,
-}
-
-/// Arrays that are measurements over time, or distributions: not compared value by value.
-const CURVES: [&str; 9] = [
-    "samples",
-    "time_wait_samples",
-    "turns",
-    "repetitions",
-    "timeline",
-    "distribution",
-    "explanation",
-    "reasoning",
-    "summary",
-];
-/// Fields that name an element among its siblings, in the order in which they are looked for. All
-/// that an element has of one group are used.
-const NAMES: [&[&str]; 6] =
-    [&["pool", "closes"], &["requested"], &["way"], &["name"], &["address"], &["experiment"]];
-/// Nesting beyond this is not compared; results have six levels.
-const DEPTH_MAX: usize = 32;
-
-/// A number, and the quartiles of its repetitions if there were any.
-#[derive(Debug, Clone, Copy)]
-struct Figure {
-    value: f64,
-    quartiles: Option<(f64, f64, f64)>,
+/// What is to be compared.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Require {
+    /// Results of the same arguments, apart from target, output and seed.
+    #[default]
+    SameArguments,
+    /// Any two: a difference of the arguments is a warning.
+    Anything,
 }
 
 /// The largest result file that is read, in bytes.
@@ -88,8 +69,8 @@ const FILE_MAX: u64 = 1 << 28;
 /// # Errors
 ///
 /// [`Error::Usage`] as [`read`] and [`compare`].
-pub fn run(first: &Path, second: &Path) -> Result<Comparison> {
-    compare(&read(first)?, &read(second)?)
+pub fn run(first: &Path, second: &Path, require: Require) -> Result<Comparison> {
+    compare(&read(first)?, &read(second)?, require)
 }
 
 /// Reads a document from a file.
@@ -100,7 +81,7 @@ pub fn run(first: &Path, second: &Path) -> Result<Comparison> {
 pub fn read(path: &Path) -> Result<Value> {
     let wrong = |why: String| {
         Error::usage(
-            format!("{} is no result: {why}", path.display()),
+            format!("cannot compare {}: {why}", path.display()),
             "give what a command wrote with --output, or a survey's results.json",
         )
     };
@@ -118,12 +99,27 @@ pub fn read(path: &Path) -> Result<Value> {
 ///
 /// # Errors
 ///
-/// [`Error::Usage`] if one is not a document of this program, or nothing is in both.
-pub fn compare(first: &Value, second: &Value) -> Result<Comparison> {
-    let (a, b) = (figures(first, "first")?, figures(second, "second")?);
-    let rows: Vec<Row> =
-        a.iter().filter_map(|(path, first)| Some(row(path, first, b.get(path)?))).collect();
-    if rows.is_empty() {
+/// [`Error::Usage`] if one is not a document of this program, nothing is in both, or they were asked
+/// for in different ways and `require` does not allow that.
+pub fn compare(first: &Value, second: &Value, require: Require) -> Result<Comparison> {
+    let (a, b) = (figures::of(first, "first")?, figures::of(second, "second")?);
+    let mut warnings = warnings(first, second);
+    match arguments::compare(first, second) {
+        Arguments::Same => {}
+        Arguments::Unknown(why) => warnings.push(why),
+        Arguments::Differ(how) if require == Require::Anything => {
+            warnings.push(format!("they were measured with different arguments: {how}"));
+        }
+        Arguments::Differ(how) => {
+            return Err(Error::usage(
+                format!("the two were measured with different arguments: {how}"),
+                "compare runs of the same arguments, or add --allow-different",
+            ));
+        }
+    }
+    let pairs: Vec<Pair> =
+        a.iter().filter_map(|(path, first)| Some(pair(path, first, b.get(path)?))).collect();
+    if pairs.is_empty() {
         return Err(Error::usage(
             format!(
                 "nothing to compare: one is a result of `{}`, the other of `{}`",
@@ -140,8 +136,8 @@ pub fn compare(first: &Value, second: &Value) -> Result<Comparison> {
         command: command(second).to_owned(),
         only_first: missing(&a, &b),
         only_second: missing(&b, &a),
-        warnings: warnings(first, second),
-        rows,
+        warnings,
+        rows: rows::judge(&pairs, Design::Separate),
     })
 }
 
@@ -156,39 +152,26 @@ pub fn judge(assertion: &Assertion, comparison: &Comparison, second: &Value) -> 
     assertion.evaluate(&serde_json::json!({ "command": "compare", "result": result }))
 }
 
-/// The result as a plain table for a person, at most 100 columns wide unless a path is longer than
-/// half of that.
+/// The result as a plain table for a person.
 pub fn render_text(comparison: &Comparison) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     for warning in &comparison.warnings {
         let _ = writeln!(out, "warning: {warning}");
     }
-    let _ = writeln!(
-        out,
-        "{:<50} {:>12} {:>12} {:>8}  {:<12}",
-        "", "first", "second", "ratio", "spread"
-    );
-    for row in &comparison.rows {
-        let ratio = row.ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.3}"));
-        let verdict = match (row.spread, row.changed) {
-            (Some(spread), Some(true)) => format!("±{:.0} % CHANGED", spread * 50.0),
-            (Some(spread), _) => format!("±{:.0} %", spread * 50.0),
-            _ => String::new(),
-        };
-        let (first, second) = (units::number(row.first), units::number(row.second));
-        if row.path.chars().count() > 50 {
-            let _ = writeln!(out, "{}", row.path);
-            let _ = writeln!(out, "{:<50} {first:>12} {second:>12} {ratio:>8}  {verdict}", "");
-        } else {
-            let _ =
-                writeln!(out, "{:<50} {first:>12} {second:>12} {ratio:>8}  {verdict}", row.path);
-        }
-    }
+    out.push_str(&rows::table(&comparison.rows, ("first", "second")));
     for (name, only) in [("first", &comparison.only_first), ("second", &comparison.only_second)] {
         if !only.is_empty() {
             let _ = writeln!(out, "only in the {name}: {} figures", only.len());
         }
+    }
+    let note = rows::footnote(&comparison.rows);
+    if !note.is_empty() {
+        out.push_str(&note);
+        out.push_str(
+            "The two runs met different phases of the machine, which can look like a change:\n\
+             `load --target A --target B` compares two servers in turns within one run.\n",
+        );
     }
     out
 }
@@ -197,115 +180,25 @@ fn command(document: &Value) -> &str {
     document.get("command").and_then(Value::as_str).unwrap_or("")
 }
 
-fn figures(document: &Value, which: &str) -> Result<BTreeMap<String, Figure>> {
-    let command = command(document);
-    let result = document.get("result").filter(|_| !command.is_empty()).ok_or_else(|| {
-        Error::usage(
-            format!("the {which} is no result of this program: it has no `command` and `result`"),
-            "give what a command wrote with --output, or a survey's results.json",
-        )
-    })?;
-    let mut found = BTreeMap::new();
-    match (command, result) {
-        // An experiment has the same paths in a survey as alone.
-        ("survey", Value::Object(experiments)) => {
-            for (name, experiment) in experiments {
-                collect(name, experiment, DEPTH_MAX, &mut found);
-            }
-        }
-        _ => collect(command, result, DEPTH_MAX, &mut found),
-    }
-    Ok(found)
-}
-
-fn collect(path: &str, value: &Value, depth: usize, found: &mut BTreeMap<String, Figure>) {
-    if depth == 0 {
-        return;
-    }
-    match value {
-        Value::Number(number) => {
-            let value = number.as_f64().unwrap_or(f64::NAN);
-            found.insert(path.to_owned(), Figure { value, quartiles: None });
-        }
-        Value::Object(fields) => {
-            for (name, field) in fields.iter().filter(|(name, _)| !CURVES.contains(&name.as_str()))
-            {
-                collect(&format!("{path}.{name}"), field, depth - 1, found);
-            }
-            for (name, series) in repeated(value) {
-                if let Some(figure) = found.get_mut(&format!("{path}.{name}")) {
-                    figure.quartiles = quartiles(&series);
-                }
-            }
-        }
-        Value::Array(elements) => {
-            let parent = path.rsplit_once('.').map_or(path, |(parent, _)| parent);
-            for (index, element) in elements.iter().enumerate() {
-                // A selector finds its array by itself; a position needs the array's name.
-                let path = match label(element) {
-                    Some(label) => format!("{parent}[{label}]"),
-                    None => format!("{path}[{index}]"),
-                };
-                collect(&path, element, depth - 1, found);
-            }
-        }
-        Value::Null | Value::Bool(_) | Value::String(_) => {}
-    }
-}
-
-/// What names an element: `pool=on,closes=client`.
-fn label(element: &Value) -> Option<String> {
-    let named = |names: &&[&str]| {
-        let pairs: Vec<String> = names
-            .iter()
-            .filter_map(|name| match element.get(*name)? {
-                Value::String(text) => Some(format!("{name}={text}")),
-                other @ (Value::Number(_) | Value::Null) => Some(format!("{name}={other}")),
-                _ => None,
-            })
-            .collect();
-        (!pairs.is_empty()).then(|| pairs.join(","))
+fn pair(path: &str, first: &Figure, second: &Figure) -> Pair {
+    let repeats = |figure: &Figure| match &figure.kind {
+        Kind::Repeated(values) => values.clone(),
+        Kind::Single | Kind::OnePiece => Vec::new(),
     };
-    NAMES.iter().find_map(named)
-}
-
-/// The fields of an object that were measured repeatedly, with the measurements.
-fn repeated(object: &Value) -> Vec<(&'static str, Vec<f64>)> {
-    let series = |name: &str| -> Option<Vec<f64>> {
-        let values = object.get(name)?.as_array()?;
-        // A timeline's entries are pairs of time and rate.
-        let number = |value: &Value| value.as_f64().or_else(|| value.get(1)?.as_f64());
-        let numbers: Vec<f64> = values.iter().filter_map(number).collect();
-        (numbers.len() >= 3).then_some(numbers)
+    let (first_repeats, second_repeats) = (repeats(first), repeats(second));
+    let reason = match (&first.kind, &second.kind) {
+        (Kind::OnePiece, Kind::OnePiece) => Some(ONE_RUN.to_owned()),
+        (Kind::OnePiece, _) => Some("1 run in the first; use --repeat".to_owned()),
+        (_, Kind::OnePiece) => Some("1 run in the second; use --repeat".to_owned()),
+        _ => None,
     };
-    // The accept rate itself is that of the first way.
-    let first_way = || {
-        let values = object.get("rates")?.get(0)?.get("repetitions")?.as_array()?;
-        let numbers: Vec<f64> = values.iter().filter_map(Value::as_f64).collect();
-        (numbers.len() >= 3).then_some(numbers)
-    };
-    [
-        ("cycles_per_second", series("turns")),
-        ("accepts_per_second", series("repetitions").or_else(first_way)),
-        ("messages_per_second", series("timeline")),
-    ]
-    .into_iter()
-    .filter_map(|(name, series)| Some((name, series?)))
-    .collect()
-}
-
-fn row(path: &str, first: &Figure, second: &Figure) -> Row {
-    let ranges = first.quartiles.zip(second.quartiles);
-    let width = |(low, middle, high): (f64, f64, f64)| {
-        if middle == 0.0 { 0.0 } else { (high - low) / middle }
-    };
-    Row {
+    Pair {
         path: path.to_owned(),
         first: first.value,
         second: second.value,
-        ratio: (first.value != 0.0).then(|| second.value / first.value),
-        spread: ranges.map(|(a, b)| width(a).max(width(b))),
-        changed: ranges.map(|(a, b)| a.2 < b.0 || b.2 < a.0),
+        first_repeats,
+        second_repeats,
+        reason,
     }
 }
 
@@ -330,71 +223,12 @@ fn warnings(first: &Value, second: &Value) -> Vec<String> {
         if document.get("partial") == Some(&Value::Bool(true)) {
             warnings.push(format!("the {which} is partial: it was interrupted"));
         }
+        let targets = document.pointer("/result/targets").and_then(Value::as_array);
+        if let Some(count) = targets.map(Vec::len).filter(|count| *count > 1) {
+            warnings.push(format!(
+                "the {which} has {count} targets, of which the first is compared here"
+            ));
+        }
     }
     warnings
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    fn churn(rate: f64) -> Value {
-        json!({"command": "churn", "machine": {"kernel": "6.18"}, "result": {"variants": [
-            {"pool": "on", "closes": "client", "cycles_per_second": rate, "turns": [rate * 0.98, rate, rate * 1.02],
-             "errors": {"timeout": 0}, "time_wait_server": null},
-            {"pool": "off", "closes": "client", "cycles_per_second": 5.0, "turns": [4.0, 5.0, 6.0]},
-        ]}})
-    }
-
-    #[test]
-    fn rows_are_named_and_changes_beyond_the_spread_are_flagged() {
-        let (first, second) = (churn(100.0), churn(110.0));
-        let found = compare(&first, &second).unwrap();
-        let path = "churn[pool=on,closes=client].cycles_per_second";
-        let row = found.rows.iter().find(|row| row.path == path).unwrap();
-        assert_eq!((row.first, row.second, row.changed), (100.0, 110.0, Some(true)));
-        assert!((row.ratio.unwrap() - 1.1).abs() < 1e-9);
-        let off = found.rows.iter().find(|row| row.path.contains("off")).unwrap();
-        assert_eq!((off.changed, off.ratio), (Some(false), Some(1.0)));
-        let zero = found.rows.iter().find(|row| row.path.ends_with("errors.timeout")).unwrap();
-        assert_eq!((zero.ratio, zero.changed), (None, None));
-        assert!(render_text(&found).contains("CHANGED"));
-        // Each path is one that an assertion finds.
-        for row in &found.rows {
-            let assertion: Assertion = format!("{}=={}", row.path, row.second).parse().unwrap();
-            assert!(judge(&assertion, &found, &second).holds, "{}", row.path);
-            let on_ratio = format!("compare[path={}].second=={}", row.path, row.second);
-            assert!(judge(&on_ratio.parse().unwrap(), &found, &second).holds, "{on_ratio}");
-        }
-    }
-
-    #[test]
-    fn a_survey_is_compared_by_experiment() {
-        let survey = json!({"command": "survey", "partial": true, "machine": {"kernel": "6.19"},
-            "result": {"churn": churn(90.0)["result"], "capacity": {"alive": 5}}});
-        let found = compare(&churn(100.0), &survey).unwrap();
-        assert!(found.rows.iter().any(|row| (row.second - 90.0).abs() < 1e-9));
-        assert_eq!(found.only_second, ["capacity.alive"]);
-        assert_eq!(found.warnings.len(), 2, "{:?}", found.warnings);
-    }
-
-    #[test]
-    fn what_cannot_be_compared_is_refused() {
-        let other = json!({"command": "load", "result": {"messages": 1}});
-        for (first, second) in [
-            (json!(null), churn(1.0)),
-            (churn(1.0), json!({"command": "churn"})),
-            (churn(1.0), json!([])),
-            (churn(1.0), other),
-        ] {
-            assert_eq!(compare(&first, &second).unwrap_err().exit_code(), 2);
-        }
-        let mut deep = json!(1);
-        for _ in 0..100 {
-            deep = json!([deep]);
-        }
-        let deep = json!({"command": "x", "result": deep});
-        assert!(compare(&deep, &deep).is_err());
-    }
 }

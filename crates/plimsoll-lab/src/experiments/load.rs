@@ -13,6 +13,8 @@ mod histogram;
 pub mod keystream;
 mod lanes;
 mod limits;
+mod piece;
+pub mod repeat;
 mod report;
 mod server;
 mod shared;
@@ -25,6 +27,7 @@ use plimsoll::{Limits, Profile, Server};
 
 use self::client::Client;
 use self::limits::{Plan, Room};
+use self::piece::Piece;
 use self::server::Watched;
 use self::shared::Shared;
 use crate::observe::Ended;
@@ -139,6 +142,12 @@ const MOST_OUTSTANDING: u64 = 64 << 20;
 /// Nonsensical options; a limit of the client that is too low for them; a target that refuses,
 /// closes at once or never answers; an engine that does not start.
 pub fn run(lab: &Lab, options: &Options) -> Result<(Load, bool)> {
+    let (piece, partial) = measure(lab, options)?;
+    Ok((piece.load, partial))
+}
+
+/// Loads a server for the whole duration in one piece: as [`run`], with all latencies.
+fn measure(lab: &Lab, options: &Options) -> Result<(Piece, bool)> {
     options.check()?;
     let plan = Plan::new(options, &Room::here())?;
     let mut watched = Watched::new(options.target, options.server_pid)?;
@@ -154,7 +163,8 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Load, bool)> {
     })?;
     let load = report::load(options, &outcome, &watched, &watch);
     blame(options, &load)?;
-    Ok((load, watch.interrupted))
+    let latencies = outcome.account.map(|account| account.latencies);
+    Ok((Piece::new(load, latencies), watch.interrupted))
 }
 
 /// Starts the clients, a shard each.

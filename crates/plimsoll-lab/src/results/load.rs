@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Side, StoppedBy};
+use super::{Interleaved, LoadRepeat, LoadTarget, Side, Spread, StoppedBy};
 
 /// Latencies of all messages that were due, in µs: from the moment at which a message was to be sent
 /// to the last byte of its reply. A lost message stands there with the time for which it was waited.
@@ -137,4 +137,17 @@ pub struct Load {
     pub distribution: Vec<(f64, f64)>,
     /// Messages per second over time: seconds since the start, rate.
     pub timeline: Vec<(f64, f64)>,
+    /// The parts in which it was measured (`--repeat`): only their spread tells how far a figure
+    /// can be trusted. Empty where it was measured in one piece.
+    #[serde(default)]
+    pub repeats: Vec<LoadRepeat>,
+    /// Median and quartiles over the repeats.
+    #[serde(default)]
+    pub spread: Vec<Spread>,
+    /// All targets, where several were loaded in turns; what stands beside this list is the first's.
+    #[serde(default)]
+    pub targets: Vec<LoadTarget>,
+    /// The targets compared with each other, where there are several.
+    #[serde(default)]
+    pub comparison: Option<Interleaved>,
 }

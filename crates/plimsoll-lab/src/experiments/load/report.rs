@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::server::{self, Watched};
 use super::shared::{Cut, Outcome};
-use super::{Options, Pace, Watch};
+use super::{Options, Pace, Watch, repeat};
 use crate::observe::threads::Usage;
 use crate::results::{Load, UnexpectedReply, Verified};
 use crate::units;
@@ -61,6 +61,7 @@ pub(super) fn load(options: &Options, outcome: &Outcome, watched: &Watched, watc
         evidence: verdict.evidence,
         distribution: latencies.map(super::histogram::Latencies::distribution).unwrap_or_default(),
         timeline: watch.timeline.clone(),
+        ..Load::default()
     }
 }
 
@@ -126,8 +127,21 @@ fn size(options: &Options) -> (u64, u64) {
     }
 }
 
-/// The result for a person.
+/// The result for a person: of each target, and what the targets differ in.
 pub fn render_text(load: &Load) -> String {
+    if load.targets.is_empty() {
+        return render_one(load);
+    }
+    let mut out = String::new();
+    for target in &load.targets {
+        out.push_str(&format!("{}\n{}\n", target.address, render_one(&target.load)));
+    }
+    out.push_str(&load.comparison.as_ref().map_or_else(String::new, repeat::render_comparison));
+    out
+}
+
+/// The result of one target.
+fn render_one(load: &Load) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
     let _ = writeln!(
@@ -180,6 +194,7 @@ pub fn render_text(load: &Load) -> String {
     for (name, count) in &load.errors {
         let _ = writeln!(out, "error: {name} × {}", units::count(*count));
     }
+    out.push_str(&repeat::render_spread(load));
     out
 }
 
