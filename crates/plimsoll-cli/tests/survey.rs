@@ -291,6 +291,7 @@ fn haproxy_is_surveyed_in_front_of_nginx() {
     let Some(haproxy) = Server::haproxy() else { return };
     let surveyed = survey(&haproxy, "100", &HTTP);
     assert_eq!(surveyed.result()["server"]["process"], "haproxy", "and not what is behind it");
+    assert_eq!(surveyed.document["target"]["name"], "haproxy", "nor called by its name");
     assert_eq!(surveyed.result()["load_line"]["connections"], 100);
 }
 
@@ -305,4 +306,19 @@ fn postgres_is_surveyed_by_its_answer_to_a_request_for_tls() {
     let why = surveyed.result()["skipped"]["load"].as_str().expect("it cannot be repeated");
     assert!(why.contains("second time"), "{why}");
     assert!(!surveyed.says("came back wrong"), "{}", surveyed.text);
+}
+
+/// Its limit is on clients that have said who they are: 100 of them, as it is delivered.
+#[test]
+fn the_limit_of_postgres_on_clients_is_seen() {
+    let Some(postgres) = Server::postgres() else { return };
+    let startup = r"\x00\x00\x00\x17\x00\x03\x00\x00user\x00postgres\x00\x00";
+    let ready = r"Z\x00\x00\x00\x05I";
+    let exchange = ["--send", startup, "--expect", "R", "--reply-until", ready];
+    let surveyed = survey(&postgres, "150", &exchange);
+    let held = &surveyed.result()["capacity"];
+    let alive = held["alive"].as_u64().expect("a count");
+    assert!((90..=100).contains(&alive), "{held}");
+    let headline = surveyed.result()["headline"].as_str().expect("a sentence");
+    assert!(headline.contains("first") && headline.contains(&alive.to_string()), "{headline}");
 }

@@ -32,7 +32,7 @@ use crate::{Error, Lab, Result, units};
 use progress::{Named, Planned, Whole};
 
 pub use summary::render_text;
-pub(crate) use summary::server_lines;
+pub(crate) use summary::{server_lines, stopped};
 
 /// What to survey.
 #[derive(Debug, Clone)]
@@ -119,7 +119,7 @@ pub fn target_server(survey: &Survey) -> Option<TargetServer> {
     Some(TargetServer {
         address: server.address.clone(),
         pid: server.pid,
-        name: server.says.clone().or_else(|| server.process.clone()),
+        name: target::name(server),
     })
 }
 
