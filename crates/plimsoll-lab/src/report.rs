@@ -16,8 +16,8 @@ mod text;
 use askama::Template;
 
 use crate::advice::plan::amounts;
-use crate::results::{Check, Compared, Document, Finding, LoadLine, PlanLimit, Survey};
-use crate::survey::server_lines;
+use crate::results::{Check, Compared, Document, Finding, LoadLine, PlanLimit, StoppedBy, Survey};
+use crate::survey::{server_lines, stopped};
 use figures::Figure;
 
 /// The page.
@@ -167,15 +167,11 @@ fn measured<const N: usize>(
 }
 
 fn finding(finding: &Finding) -> FindingView<'_> {
-    let reached = finding.stopped_by == Some(crate::results::StoppedBy::Limit);
+    let calm = [None, Some(StoppedBy::Limit), Some(StoppedBy::Unknown)];
     FindingView {
         experiment: &finding.experiment,
-        stopped: match finding.stopped_by {
-            Some(_) if reached => "reached what was asked".to_owned(),
-            Some(stopped) => stopped.name().replace('_', " "),
-            None => "measured".to_owned(),
-        },
-        at_limit: finding.stopped_by.is_some() && !reached,
+        stopped: stopped(finding).unwrap_or_else(|| "measured".to_owned()),
+        at_limit: !calm.contains(&finding.stopped_by),
         evidence: &finding.evidence,
         fix: finding.fix.as_deref(),
     }

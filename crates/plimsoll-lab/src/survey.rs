@@ -32,7 +32,7 @@ use crate::{Error, Lab, Result, units};
 use progress::{Named, Planned, Whole};
 
 pub use summary::render_text;
-pub(crate) use summary::server_lines;
+pub(crate) use summary::{server_lines, stopped};
 
 /// What to survey.
 #[derive(Debug, Clone)]
@@ -49,6 +49,8 @@ pub struct Options {
     pub full: bool,
     /// How long one connect and one reply may take.
     pub timeout: Duration,
+    /// How often each load is measured, at least once: only several tell how much it varies.
+    pub repeats: u32,
 }
 
 impl Default for Options {
@@ -60,6 +62,7 @@ impl Default for Options {
             connections: None,
             full: false,
             timeout: Duration::from_secs(5),
+            repeats: 1,
         }
     }
 }
@@ -116,7 +119,7 @@ pub fn target_server(survey: &Survey) -> Option<TargetServer> {
     Some(TargetServer {
         address: server.address.clone(),
         pid: server.pid,
-        name: server.says.clone().or_else(|| server.process.clone()),
+        name: target::name(server),
     })
 }
 
@@ -240,7 +243,8 @@ fn planned(options: &Options) -> Vec<Planned> {
         plan.push(Planned::new("accept", seconds::ACCEPT));
     }
     plan.push(Planned::new("capacity", seconds::CAPACITY));
-    let load = seconds::LOAD_BEGINS + time(LOAD_TIME);
+    let repeats = f64::from(options.repeats.max(1));
+    let load = (seconds::LOAD_BEGINS + time(LOAD_TIME)) * repeats;
     let most = options.connections.unwrap_or(u64::MAX);
     plan.extend(curve_up_to(most).map(|connections| Planned::new(load_name(connections), load)));
     if options.exchange.is_none() {
@@ -420,17 +424,18 @@ impl<'a> Run<'a> {
                        did the first, and `load` repeats it: name a request that can be repeated";
             return self.skip("load", why);
         }
+        let repeats = self.options.repeats.max(1);
         for &connections in curve {
             let options = load::Options {
                 server_pid: pid,
                 connections,
-                duration: time(self.options, LOAD_TIME),
+                duration: time(self.options, LOAD_TIME) * repeats,
                 timeout: self.options.timeout,
                 exchange: self.options.exchange.clone(),
                 ..load::Options::new(target)
             };
             let name = load_name(connections);
-            match self.attempt(&name, |lab| load::run(lab, &options)) {
+            match self.attempt(&name, |lab| load::repeat::run(lab, &[options], repeats)) {
                 Some(load) => self.survey.load_curve.push(load),
                 // What fails with some connections will not go better with more.
                 None => break,

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use plimsoll_lab::experiments::load::repeat;
 use plimsoll_lab::results::{Document, Survey};
 use plimsoll_lab::survey::{self, Options};
 use plimsoll_lab::{Error, Result, report};
@@ -35,6 +36,10 @@ pub(crate) struct Args {
     /// Hold at most N connections [default: 15000; with --full as many as possible]
     #[arg(long, value_name = "N", value_parser = count)]
     connections: Option<u64>,
+    /// Measure each load N times, one after the other: the report shows the spread
+    #[arg(long, value_name = "N", default_value_t = 1,
+          value_parser = clap::value_parser!(u32).range(1..=i64::from(repeat::REPEATS_MOST)))]
+    repeat: u32,
     #[command(flatten)]
     timeout: TimeoutArgs,
     #[command(flatten)]
@@ -51,6 +56,7 @@ pub(crate) fn run(args: &Args, output: OutputArgs) -> Result<u8> {
         connections: args.connections,
         full: args.full,
         timeout: args.timeout.timeout,
+        repeats: args.repeat,
     };
     let folder = Folder::check(&args.out)?;
     let session = Session::new("survey", output)?.measures(args.target.server()?);

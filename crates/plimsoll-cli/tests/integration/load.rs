@@ -179,7 +179,7 @@ fn messages_that_could_not_even_be_sent_are_due_all_the_same() {
             stream.read_exact(&mut message).unwrap();
             stream.write_all(&message).unwrap();
         }
-        std::thread::sleep(common::PATIENCE);
+        std::thread::sleep(crate::common::PATIENCE);
     });
     let run = ["--rate", "20000", "--duration", "1s", "--timeout", "200ms", "--connections", "2"];
     let load = load(&target, &run, 5);

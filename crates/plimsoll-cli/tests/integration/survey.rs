@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 const GET: &str = "GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n";
 const PAGE: [&str; 6] = ["--send", GET, "--expect", "HTTP/1.1 200", "--reply-until", "</html>\\n"];
+const HTTP: [&str; 2] = ["--http", "/"];
 const PING: [&str; 4] = ["--send", "PING\\r\\n", "--expect", "+PONG\\r\\n"];
 
 /// Runs it with `--json --quiet`; it must end with `code`. Returns the document.
@@ -222,7 +223,10 @@ impl Surveyed {
 #[test]
 fn redis_is_surveyed_as_it_is() {
     let Some(redis) = Server::redis() else { return };
-    let surveyed = survey(&redis, "200", &PING);
+    let surveyed = survey(&redis, "200", &[&PING[..], &["--repeat", "3"]].concat());
+    let curve = surveyed.result()["load_curve"].as_array().expect("a list");
+    let repeats = |load: &Value| load["repeats"].as_array().map(Vec::len);
+    assert!(!curve.is_empty() && curve.iter().all(|load| repeats(load) == Some(3)), "{curve:?}");
     let server = &surveyed.result()["server"];
     assert_eq!(server["granted"], 511, "what redis asks listen(2) for: {server}");
     assert_eq!(server["pid"], redis.process.pid(), "found by its listening socket: {server}");
@@ -257,18 +261,38 @@ fn a_limit_of_redis_own_is_the_first_sentence() {
 #[test]
 fn nginx_is_surveyed_as_it_is_delivered() {
     let Some(nginx) = Server::nginx("") else { return };
-    let surveyed = survey(&nginx, "200", &PAGE);
+    for exchange in [&PAGE[..], &HTTP] {
+        is_nginx(&survey(&nginx, "200", exchange));
+    }
+}
+
+#[track_caller]
+fn is_nginx(surveyed: &Surveyed) {
     let name = surveyed.document["target"]["name"].as_str().expect("it tells its name");
     assert!(name.starts_with("nginx/"), "from its Server header: {name}");
-    assert!(surveyed.says("replies whose beginning matched"), "{}", surveyed.text);
-    assert_eq!(surveyed.result()["compared"], "beginning");
+    let compared = match surveyed.result()["compared"].as_str() {
+        Some("beginning") => "replies whose beginning matched",
+        Some("status") => "HTTP replies with a status of success",
+        other => panic!("{other:?}"),
+    };
+    assert!(surveyed.says(compared), "{}", surveyed.text);
+    let curve = surveyed.result()["load_curve"].as_array().expect("a list");
+    assert_eq!(curve.len(), 3, "1, 10, 100 connections");
+    for load in curve {
+        assert_eq!((&load["complete"], &load["errors"]), (&json!(true), &json!({})), "{load}");
+    }
+    assert!(
+        curve.iter().any(|load| load["reconnects"].as_u64() > Some(0)),
+        "it closes after 1,000"
+    );
 }
 
 #[test]
 fn haproxy_is_surveyed_in_front_of_nginx() {
     let Some(haproxy) = Server::haproxy() else { return };
-    let surveyed = survey(&haproxy, "100", &PAGE);
+    let surveyed = survey(&haproxy, "100", &HTTP);
     assert_eq!(surveyed.result()["server"]["process"], "haproxy", "and not what is behind it");
+    assert_eq!(surveyed.document["target"]["name"], "haproxy", "nor called by its name");
     assert_eq!(surveyed.result()["load_line"]["connections"], 100);
 }
 
@@ -283,4 +307,19 @@ fn postgres_is_surveyed_by_its_answer_to_a_request_for_tls() {
     let why = surveyed.result()["skipped"]["load"].as_str().expect("it cannot be repeated");
     assert!(why.contains("second time"), "{why}");
     assert!(!surveyed.says("came back wrong"), "{}", surveyed.text);
+}
+
+/// Its limit is on clients that have said who they are: 100 of them, as it is delivered.
+#[test]
+fn the_limit_of_postgres_on_clients_is_seen() {
+    let Some(postgres) = Server::postgres() else { return };
+    let startup = r"\x00\x00\x00\x17\x00\x03\x00\x00user\x00postgres\x00\x00";
+    let ready = r"Z\x00\x00\x00\x05I";
+    let exchange = ["--send", startup, "--expect", "R", "--reply-until", ready];
+    let surveyed = survey(&postgres, "150", &exchange);
+    let held = &surveyed.result()["capacity"];
+    let alive = held["alive"].as_u64().expect("a count");
+    assert!((90..=100).contains(&alive), "{held}");
+    let headline = surveyed.result()["headline"].as_str().expect("a sentence");
+    assert!(headline.contains("first") && headline.contains(&alive.to_string()), "{headline}");
 }

@@ -348,11 +348,13 @@ fn descriptor_note(plain: bool, suffices: bool, hard: Option<u64>) -> Option<Str
              processes. So `capacity` can hold what is too much here"
                 .to_owned(),
         ),
-        (false, _) => Some(format!(
-            "the server's connections are direct descriptors: the limit bounds the table of each of \
-             its rings{}, not their sum",
-            hard.map_or_else(String::new, |hard| format!(" ({})", units::count(hard)))
-        )),
+        (false, _) => hard.map(|hard| {
+            format!(
+                "the server's connections are direct descriptors: the limit bounds the table of each \
+                 of its rings ({}), not their sum",
+                units::count(hard)
+            )
+        }),
     }
 }
 

@@ -50,12 +50,15 @@ fn server(document: &Document<Survey>) -> String {
     let Some(server) = &document.result.server else {
         return format!("the embedded Plimsoll engine {}", document.version);
     };
-    let names: Vec<&str> =
-        [server.says.as_deref(), server.process.as_deref()].into_iter().flatten().collect();
-    match (names.as_slice(), server.pid) {
-        ([], _) => format!("{}; it does not say what it is", server.address),
-        (names, Some(pid)) => format!("{}, process {pid}, at {}", names.join(", "), server.address),
-        (names, None) => format!("{}, at {}", names.join(", "), server.address),
+    let process = server.process.as_ref().map(|name| match server.pid {
+        Some(pid) => format!("{name}, process {pid}"),
+        None => name.clone(),
+    });
+    let says = server.says.as_ref().map(|says| format!("its replies say {says}"));
+    let known: Vec<String> = process.into_iter().chain(says).collect();
+    match known.as_slice() {
+        [] => format!("{}; it does not say what it is", server.address),
+        known => format!("{}: {}", server.address, known.join("; ")),
     }
 }
 
@@ -161,7 +164,7 @@ mod tests {
     fn what_made_the_figures_is_told() {
         let target = fixture::target();
         assert!(fact(&target, "command").starts_with("plimsoll survey --target 127.0.0.1:6379"));
-        assert_eq!(fact(&target, "server"), "redis-server, process 4711, at 127.0.0.1:6379");
+        assert_eq!(fact(&target, "server"), "127.0.0.1:6379: redis-server, process 4711");
         assert!(fact(&target, "processors").contains("shared the 2 processors"));
         assert!(fact(&target, "replies").contains("only the beginning"));
         assert!(fact(&target, "repeats").contains("measured once"));
@@ -172,7 +175,7 @@ mod tests {
         assert!(facts(&remote).iter().all(|fact| fact.0 != "processors"), "nobody knows");
         assert!(fact(&remote, "server").ends_with("it does not say what it is"));
         server_says(&mut remote, "nginx/1.22.1");
-        assert_eq!(fact(&remote, "server"), "nginx/1.22.1, at 127.0.0.1:6379");
+        assert_eq!(fact(&remote, "server"), "127.0.0.1:6379: its replies say nginx/1.22.1");
     }
 
     fn server_says(document: &mut Document<Survey>, says: &str) {

@@ -292,11 +292,13 @@ pub(super) struct Point {
     high: f64,
 }
 
-/// A load curve by its points: runs with as many connections are one.
+/// A load curve by its points: runs with as many connections are one, and so are a run's repeats.
 pub(super) fn points(curve: &[Load]) -> Vec<Point> {
     let mut rates: BTreeMap<u64, Vec<f64>> = BTreeMap::new();
     for load in curve {
-        rates.entry(load.established).or_default().push(load.messages_per_second);
+        let repeats = load.repeats.iter().map(|repeat| repeat.messages_per_second);
+        let own = load.repeats.is_empty().then_some(load.messages_per_second);
+        rates.entry(load.established).or_default().extend(repeats.chain(own));
     }
     let point = |(connections, rates): (u64, Vec<f64>)| {
         Some(Point {
@@ -558,6 +560,7 @@ fn thinned(length: usize) -> Vec<usize> {
 mod tests {
     use super::super::fixture;
     use super::*;
+    use crate::results::LoadRepeat;
 
     #[test]
     fn runs_of_one_point_are_its_spread() {
@@ -574,6 +577,10 @@ mod tests {
         assert_eq!(figure.wide.matches("class=\"s-6\"").count(), 3, "{}", figure.wide);
         assert!(figure.says.contains("lowest run to the highest"), "{}", figure.says);
         assert_eq!(figure.table.rows.len(), 7, "every run has its row");
+        let repeat = |rate| LoadRepeat { messages_per_second: rate, ..LoadRepeat::default() };
+        curve[0].repeats = [20_000.0, 24_000.0, 25_000.0].map(repeat).to_vec();
+        let first = points(&curve).into_iter().next().expect("a point");
+        assert_eq!((first.runs, first.low, first.median), (3, 20_000.0, 24_000.0));
         let latency = latency_curve(&curve).expect("a figure");
         assert_eq!(latency.table.rows.len(), 5, "one for each number of connections");
     }

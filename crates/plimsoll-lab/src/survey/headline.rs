@@ -16,7 +16,7 @@
 //! Where nothing broke, the sentence names what was reached.
 
 use super::{CURVE, load_name};
-use crate::results::{Backlog, BacklogRun, Load, Side, StoppedBy, Survey};
+use crate::results::{Backlog, BacklogRun, Capacity, Load, Side, StoppedBy, Survey};
 use crate::units;
 
 /// What a break means for clients, the worst first.
@@ -102,6 +102,9 @@ fn wrong_bytes(survey: &Survey) -> Option<Break> {
 
 fn capacity(survey: &Survey) -> Option<Break> {
     let held = survey.capacity.as_ref()?;
+    if held.stopped_by == StoppedBy::Limit && held.alive < held.established {
+        return Some(unanswered(held));
+    }
     let (gives, meaning) = gives_way(held.stopped_by, held.stopped_side)?;
     // Of those that were established some may never have been served.
     let load = if held.alive > 0 { held.alive } else { held.established };
@@ -111,6 +114,22 @@ fn capacity(survey: &Survey) -> Option<Break> {
         says: format!("{gives} first, at {} held at once", units::connections(load)),
         raise: raise(survey, "capacity"),
     })
+}
+
+/// As many connections as were asked for, of which not all answered at the end.
+fn unanswered(held: &Capacity) -> Break {
+    let errors = Some(errors(&held.errors)).filter(|errors| !errors.is_empty());
+    Break {
+        meaning: Meaning::NotServed,
+        load: held.alive,
+        says: format!(
+            "The server's replies fail first: of {} {} answered at the end{}",
+            units::connections(held.established),
+            units::count(held.alive),
+            errors.map_or_else(String::new, |errors| format!(" ({errors})"))
+        ),
+        raise: None,
+    }
 }
 
 fn backlog(survey: &Survey) -> Option<Break> {
@@ -237,7 +256,8 @@ fn nothing_gave_way(survey: &Survey) -> String {
 /// What `capacity` reached of what it was asked for.
 fn reached(survey: &Survey) -> Option<String> {
     let ends = [StoppedBy::Limit, StoppedBy::Interrupted];
-    let held = survey.capacity.as_ref().filter(|held| ends.contains(&held.stopped_by))?;
+    let reached = |held: &&Capacity| ends.contains(&held.stopped_by);
+    let held = survey.capacity.as_ref().filter(reached)?;
     let all = held.asked.is_some_and(|asked| held.established >= asked);
     let all = if all { ", as many as were asked for" } else { "" };
     Some(format!("{} held at once{all}", units::connections_were(held.established)))
@@ -435,6 +455,17 @@ mod tests {
             },
             says: &["The server's own limit on connections gives way first, at 100 connections"],
             never: &["151"],
+        },
+        Case {
+            name: "held, and yet not served",
+            change: |survey| {
+                calm(survey);
+                let held = survey.capacity.as_mut().expect("the sample has it");
+                held.alive = 97;
+                held.errors.insert("wrong_reply".to_owned(), 14_903);
+            },
+            says: &["of 15,000 connections 97 answered at the end (wrong_reply × 14,903)"],
+            never: &["Nothing gave way"],
         },
         Case {
             name: "a load that gave no result",

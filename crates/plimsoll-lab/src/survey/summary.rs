@@ -380,12 +380,8 @@ pub fn render_text(survey: &Survey) -> String {
 /// What was surveyed, in words.
 fn name(survey: &Survey) -> String {
     let process = |server: &SurveyedServer| {
-        let name = server.says.clone().or_else(|| server.process.clone())?;
-        Some(
-            server
-                .pid
-                .map_or_else(|| format!(" ({name})"), |pid| format!(" ({name}, process {pid})")),
-        )
+        let pid = server.pid.map_or_else(String::new, |pid| format!(", process {pid}"));
+        Some(format!(" ({}{pid})", target::name(server)?))
     };
     match survey.target.as_str() {
         "embedded" => "the embedded engine, on this machine".to_owned(),
@@ -428,7 +424,7 @@ fn messages_compared(compared: Option<Compared>) -> &'static str {
 pub(crate) fn server_lines(server: &SurveyedServer) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(says) = &server.says {
-        lines.push(format!("it says of itself: {says}"));
+        lines.push(format!("its replies say: {says}"));
     }
     if let (Some(process), Some(pid)) = (&server.process, server.pid) {
         let more = server.processes.filter(|count| *count > 1);
@@ -469,18 +465,25 @@ pub(crate) fn server_lines(server: &SurveyedServer) -> Vec<String> {
     lines
 }
 
+/// What ended an experiment, in a few words; `None` where it has no end of that kind.
+pub(crate) fn stopped(finding: &Finding) -> Option<String> {
+    Some(match finding.stopped_by? {
+        StoppedBy::Limit => "reached what was asked".to_owned(),
+        // A closed loop is always held back by something.
+        StoppedBy::Unknown if finding.experiment == "load" => {
+            "at no limit that was seen".to_owned()
+        }
+        stopped => stopped.name().replace('_', " "),
+    })
+}
+
 fn render_findings(findings: &[Finding], out: &mut String) {
     if findings.is_empty() {
         return;
     }
     let _ = writeln!(out, "\nWhat breaks first, by experiment");
     for finding in findings {
-        let stopped = match finding.stopped_by {
-            Some(StoppedBy::Limit) => "reached what was asked".to_owned(),
-            Some(stopped) => stopped.name().replace('_', " "),
-            None => String::new(),
-        };
-        let line = format!("  {:<9} {stopped}", finding.experiment);
+        let line = format!("  {:<9} {}", finding.experiment, stopped(finding).unwrap_or_default());
         let _ = writeln!(out, "{}", line.trim_end());
         indented(out, "            ", &finding.evidence);
         if let Some(fix) = &finding.fix {

@@ -67,6 +67,19 @@ pub(super) fn compared(exchange: Option<&Exchange>) -> Compared {
     }
 }
 
+/// What a server is called: its process' name, or what it says of itself where its process is not
+/// known, or where that is the same name and tells more. A proxy passes on what the server behind it
+/// says.
+pub(super) fn name(server: &SurveyedServer) -> Option<String> {
+    let (says, process) = (server.says.as_deref(), server.process.as_deref());
+    let same = |says: &str, process: &str| says.to_lowercase().starts_with(&process.to_lowercase());
+    match (says, process) {
+        (Some(says), Some(process)) if !same(says, process) => Some(process.to_owned()),
+        (Some(name), _) | (None, Some(name)) => Some(name.to_owned()),
+        (None, None) => None,
+    }
+}
+
 /// What the kernel granted to the server's listeners, as a part of a sentence.
 pub(super) fn granted(server: &SurveyedServer) -> Option<String> {
     let granted = units::count(server.granted?);
@@ -108,6 +121,22 @@ mod tests {
         assert_eq!(compared(Some(&exchange(b"N", ReplyEnd::Bytes(1)))), Compared::WholeReply);
         let http = Exchange::http("/", "x", Duration::from_secs(1));
         assert_eq!(compared(Some(&http)), Compared::Status);
+    }
+
+    #[test]
+    fn a_proxy_is_not_called_by_the_name_of_what_is_behind_it() {
+        let of = |says: Option<&str>, process: Option<&str>| {
+            name(&SurveyedServer {
+                says: says.map(str::to_owned),
+                process: process.map(str::to_owned),
+                ..SurveyedServer::default()
+            })
+        };
+        assert_eq!(of(Some("nginx/1.22.1"), Some("nginx")).as_deref(), Some("nginx/1.22.1"));
+        assert_eq!(of(Some("nginx/1.22.1"), Some("haproxy")).as_deref(), Some("haproxy"));
+        assert_eq!(of(Some("nginx/1.22.1"), None).as_deref(), Some("nginx/1.22.1"));
+        assert_eq!(of(None, Some("redis-server")).as_deref(), Some("redis-server"));
+        assert_eq!(of(None, None), None);
     }
 
     #[test]
