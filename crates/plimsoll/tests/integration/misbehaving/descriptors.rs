@@ -11,7 +11,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use socket2::{Domain, Socket, Type};
 
-use super::test_server::{Echo, PATIENCE, TestServer, answers, eventually, small};
+use super::test_server::{Echo, PATIENCE, TestServer, answers, eventually, eventually_is, small};
 use crate::common::log;
 use crate::common::own_process::alone;
 
@@ -19,6 +19,8 @@ use crate::common::own_process::alone;
 const MOST: usize = 300;
 const WAITING: usize = 150;
 const INSIDE: usize = 20;
+/// Sessions where the first shard's half is full, and the second has its half of those inside.
+const FULL_TABLE: u64 = (MOST / 2 + INSIDE / 2) as u64;
 const SHORT_FOR: Duration = Duration::from_secs(5);
 
 #[test]
@@ -68,12 +70,11 @@ fn run_out(driver: Choice, shards: u32, pool: bool) {
     let mut waiting = wait_in_line(&server, sockets);
     if table {
         // The first shard needs no descriptor, and has room for half of all.
-        let served = (MOST / 2 + INSIDE / 2) as u64;
-        eventually("its slots are full", || server.metrics().sessions == served);
+        eventually_is("its slots are full", &FULL_TABLE, || server.metrics().sessions);
     }
     stay_short(&server, &mut inside);
     if table {
-        assert_eq!(server.metrics().sessions, (MOST / 2 + INSIDE / 2) as u64);
+        assert_eq!(server.metrics().sessions, FULL_TABLE);
     } else {
         free_one_at_a_time(&server, inside.split_off(INSIDE / 2), &mut waiting);
     }

@@ -227,3 +227,21 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
         std::thread::sleep(Duration::from_millis(2));
     }
 }
+
+/// Waits until a figure that another thread changes is what it should be. Where it never is, the test
+/// fails with what it was at the end.
+pub(crate) fn eventually_is<T: PartialEq + std::fmt::Debug>(
+    what: &str,
+    expected: &T,
+    mut figure: impl FnMut() -> T,
+) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let found = figure();
+        if found == *expected {
+            return;
+        }
+        assert!(Instant::now() < deadline, "never: {what}: {found:?}, not {expected:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
