@@ -29,7 +29,7 @@ use crate::observe::Server;
 use crate::results::{Capacity, Side};
 use crate::worker::exchange::Exchange;
 use crate::worker::source::AddressRange;
-use crate::{Lab, Result, units};
+use crate::{Error, Lab, Result, units};
 use ramp::Ramp;
 
 /// The server to measure.
@@ -107,7 +107,7 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Capacity, bool)> {
             how.max_connections = how.max_connections.or(options.connections);
             // It is asked for its pressure where it takes no more.
             how.metrics = true;
-            Server::embedded(Embedded::start(lab, &how)?)
+            Server::embedded(Embedded::start(lab, &how).map_err(own_refusal)?)
         }
         Target::Address { address, pid } => Server::running(*address, *pid)?,
     };
@@ -116,6 +116,19 @@ pub fn run(lab: &Lab, options: &Options) -> Result<(Capacity, bool)> {
     let result = ramp.measure(stop)?;
     server.end();
     Ok(result)
+}
+
+/// A refusal of the embedded server to start is the engine's, which is this tool's own: said so.
+fn own_refusal(error: Error) -> Error {
+    match error {
+        Error::Machine { cause, .. } => Error::machine(
+            cause,
+            "this is the check of this tool's own engine before it starts, not a limit that \
+             connections have met: raise what it names, ask for fewer --connections, or measure \
+             another server with --target",
+        ),
+        other => other,
+    }
 }
 
 /// The result for a person.

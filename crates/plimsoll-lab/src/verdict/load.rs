@@ -5,8 +5,9 @@ use std::fmt::Write as _;
 
 use plimsoll_kernel::limits::Triple;
 
+use super::server::how_it_ended;
 use super::{Stop, words};
-use crate::observe::{Ended, How};
+use crate::observe::Ended;
 use crate::results::{Side, StoppedBy, UnexpectedReply};
 use crate::units;
 
@@ -174,29 +175,6 @@ fn server_ended(facts: &Facts) -> Option<Stop> {
         return Some(Stop::new(by, Side::Server, text));
     }
     Some(Stop::new(StoppedBy::ServerEnded, Side::Server, text))
-}
-
-/// The sentence on a process that ended.
-fn how_it_ended(ended: &Ended) -> String {
-    let name = ended.name.as_ref().map_or_else(String::new, |name| format!(" ({name})"));
-    let which =
-        if ended.is_main { "the server's process" } else { "one of the server's processes," };
-    let mut text = match ended.how {
-        Some(How::Signal(signal)) => {
-            format!("{which} {}{name} had been ended by signal {signal}", ended.pid)
-        }
-        Some(How::Code(code)) => {
-            format!("{which} {}{name} had ended with exit code {code}", ended.pid)
-        }
-        None => format!("{which} {}{name} had ended", ended.pid),
-    };
-    if let Some(kills) = ended.oom_kills.filter(|kills| *kills > 0) {
-        let _ = write!(text, ", and its control group counts oom_kill +{kills}");
-    }
-    if let Some(line) = &ended.last_line {
-        let _ = write!(text, "; its last line: \"{}\"", line.escape_debug());
-    }
-    text
 }
 
 /// The server was stopped until its replies were not waited for any more.

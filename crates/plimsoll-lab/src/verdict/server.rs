@@ -8,6 +8,12 @@ use crate::results::{Side, StoppedBy};
 
 /// The server has ended, or one of its processes has been ended by a signal.
 pub fn ended(end: &Ended, established: u64) -> Stop {
+    let text = format!("after {established} connections {}", how_it_ended(end));
+    Stop::new(StoppedBy::ServerEnded, Side::Server, text)
+}
+
+/// Which process ended, and how: a sentence without its beginning.
+pub(super) fn how_it_ended(end: &Ended) -> String {
     let name = end.name.as_deref().map_or_else(String::new, |name| format!(" ({name})"));
     let who = if end.is_main {
         format!("the server's process {}{name}", end.pid)
@@ -19,14 +25,14 @@ pub fn ended(end: &Ended, established: u64) -> Stop {
         Some(How::Code(code)) => format!("ended with exit code {code}"),
         None => "is gone".to_owned(),
     };
-    let mut text = format!("after {established} connections {who} {how}");
+    let mut text = format!("{who} {how}");
     if let Some(kills) = end.oom_kills.filter(|kills| *kills > 0) {
         let _ = write!(text, "; its control group ran out of memory: oom_kill +{kills}");
     }
     if let Some(line) = &end.last_line {
         let _ = write!(text, "; its last line was: {line}");
     }
-    Stop::new(StoppedBy::ServerEnded, Side::Server, text)
+    text
 }
 
 /// The name of a signal that ends processes, with its number.

@@ -1,6 +1,7 @@
 //! Each word that a load's verdict can be, from the facts that prove it.
 
 use super::*;
+use crate::observe::How;
 
 /// A closed loop of 50 connections in which nothing is at a limit.
 fn quiet() -> Facts {
@@ -134,7 +135,7 @@ fn a_server_that_ended_is_named_before_anything_else() {
     is(&gone, StoppedBy::ServerEnded, Side::Server, &words);
     let killed = Ended { oom_kills: Some(1), ..ended(None) };
     let oom = Facts { server_ended: Some(killed), ..gone.clone() };
-    is(&oom, StoppedBy::ServerEnded, Side::Server, &["42 (redis) had ended", "oom_kill +1"]);
+    is(&oom, StoppedBy::ServerEnded, Side::Server, &["42 (redis) is gone", "oom_kill +1"]);
     // A worker that crashed and was replaced did no harm.
     let worker = Ended { is_main: false, ..ended(Some(How::Signal(11))) };
     let replaced = Facts { server_ended: Some(worker), ..open() };
