@@ -94,11 +94,11 @@ impl Options {
 /// About 25 µs a connection, and a second for the rest; a probe about 20 µs each.
 ///
 /// # Errors
-/// [`Error::Target`](crate::Error::Target) when the first connection is refused, not answered, closed at
+/// [`Error::Target`] when the first connection is refused, not answered, closed at
 /// once, or (with `probe`) gets no reply or a wrong one, and when the server accepts none at all;
-/// [`Error::Machine`](crate::Error::Machine) when the embedded server or a worker cannot be started, or
+/// [`Error::Machine`] when the embedded server or a worker cannot be started, or
 /// the clients' side has no descriptors for connections;
-/// [`Error::Incomplete`](crate::Error::Incomplete) when a worker dies.
+/// [`Error::Incomplete`] when a worker dies.
 pub fn run(lab: &Lab, options: &Options) -> Result<(Capacity, bool)> {
     clients::check(lab, options.connections)?;
     let mut server = match &options.target {

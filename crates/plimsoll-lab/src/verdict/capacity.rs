@@ -70,7 +70,7 @@ pub struct Facts<'a> {
     pub made: u64,
     /// How the last step ended.
     pub step: &'a Step,
-    /// Failed connects, by error name.
+    /// Failed connects of the last step, by error name.
     pub errors: &'a BTreeMap<String, u64>,
     /// The longest time that connects were in flight without one being answered, in the last step.
     pub unanswered: Duration,
@@ -316,7 +316,8 @@ fn not_accepting(facts: &Facts<'_>, seen: &str) -> Stop {
         format!(", its accept queue holds {} of {}", queue.depth, queue.granted)
     });
     let counters = format!("ListenOverflows +{}{queue}", words(overflows));
-    if let Some(busy) = server::busiest(facts.step_began, facts.now).filter(|busy| busy.is_full()) {
+    let busy = server::busiest(facts.step_began, facts.now);
+    if let Some(busy) = busy.filter(|busy| busy.is_full()) {
         let text = format!(
             "{seen}: its process {} {}, and could not accept as fast; {counters}",
             busy.pid,
@@ -324,14 +325,22 @@ fn not_accepting(facts: &Facts<'_>, seen: &str) -> Stop {
         );
         return Stop::new(StoppedBy::Cpu, Side::Server, text);
     }
-    if has_stopped_accepting(facts) {
+    let is_at_work = busy.is_some_and(|busy| busy.cores >= AT_WORK);
+    if !is_at_work && has_stopped_accepting(facts) {
         return limit_of_its_own(facts, seen);
     }
     let rate = findings::accept_rate(facts);
-    let text =
-        format!("{seen}: it empties its queue more slowly than clients arrive{rate}; {counters}");
+    let cpu = busy.map_or_else(String::new, |busy| {
+        format!("; its process {} {} (CPU)", busy.pid, busy.text())
+    });
+    let text = format!(
+        "{seen}: it empties its queue more slowly than clients arrive{rate}; {counters}{cpu}"
+    );
     Stop::new(StoppedBy::QueueFull, Side::Server, text)
 }
+
+/// From this share of a core on a server that accepts nothing is busy, and has not stopped accepting.
+const AT_WORK: f64 = 0.3;
 
 /// Whether the stillness of the queue is out of proportion to how fast the server has accepted before:
 /// it has stopped accepting, and is not just slow.

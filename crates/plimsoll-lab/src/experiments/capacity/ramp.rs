@@ -1,5 +1,6 @@
 //! The ramp: connections in steps, and a look at both sides after each.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::{Options, Target};
@@ -44,6 +45,8 @@ pub(super) struct Ramp<'a> {
     pub(super) before: Snapshot,
     pub(super) started: Instant,
     pub(super) tally: Tally,
+    /// Failed connects of the last step, by error name.
+    step_errors: BTreeMap<String, u64>,
     /// Time in which connects were in flight.
     pub(super) busy: Duration,
     unanswered: Duration,
@@ -77,6 +80,7 @@ impl<'a> Ramp<'a> {
             news: Checked::default(),
             started: now,
             tally: Tally::default(),
+            step_errors: BTreeMap::new(),
             busy: Duration::ZERO,
             unanswered: Duration::ZERO,
             slowness: Slowness::default(),
@@ -110,6 +114,7 @@ impl<'a> Ramp<'a> {
             step_began = now;
             made_before = self.tally.established;
             self.news = Checked::default();
+            self.step_errors.clear();
             let left = self.options.connections.map(|all| all - made_before);
             let count = self.step_size().min(left.unwrap_or(u64::MAX));
             outcome = self.step(count, FAILURES)?;
@@ -139,7 +144,7 @@ impl<'a> Ramp<'a> {
             established: self.tally.established,
             made: self.tally.established - made_before,
             step: outcome,
-            errors: &self.tally.errors,
+            errors: &self.step_errors,
             unanswered: self.unanswered,
             sources: (&sources, self.sources.used()),
             target: self.server.address(),
@@ -236,6 +241,7 @@ impl<'a> Ramp<'a> {
             self.source = None;
         }
         self.tally.add(&tally);
+        self.step_errors = tally.errors;
         match why {
             Why::Ports if self.sources.is_empty() => Step::NoPorts,
             Why::Done | Why::Stopped | Why::Descriptors | Why::Ports => Step::More,
@@ -372,7 +378,7 @@ impl<'a> Ramp<'a> {
     /// closes its sockets before it ends.
     fn wait_for_end(&mut self) {
         self.ended = self.ended.take().or_else(|| self.server.ended());
-        let refused = self.tally.errors.contains_key(errno::REFUSED);
+        let refused = self.step_errors.contains_key(errno::REFUSED);
         let lost = self.news.ended.count;
         let looks_ended = refused || lost > 0 && lost >= self.news.alive;
         if self.server.pid().is_none() || !looks_ended {

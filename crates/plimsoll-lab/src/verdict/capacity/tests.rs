@@ -406,10 +406,20 @@ fn a_queue_that_is_emptied_too_slowly_is_told_from_a_full_processor() {
     busy.is(StoppedBy::Cpu, Side::Server, &["process 42 used 0.99 of a core", "ListenOverflows"]);
     // A core that others have taken from it is full, too.
     let mut crowded = slow();
-    let mut family = family(State::Running, 10, 1_024, 1_200);
-    family.processes[0].run_delay = Some(Duration::from_millis(700));
-    crowded.now.server = Some(family);
+    let mut waiting = family(State::Running, 10, 1_024, 1_200);
+    waiting.processes[0].run_delay = Some(Duration::from_millis(700));
+    crowded.now.server = Some(waiting);
     crowded.is(StoppedBy::Cpu, Side::Server, &["0.60 of a core and waited for one 0.35"]);
+    // The host of a virtual machine takes time that nothing counts: 0.55 of a core, and it runs still.
+    let mut robbed = slow();
+    robbed.step_began.server = Some(family(State::Running, 10, 1_024, 0));
+    robbed.now.server = Some(family(State::Running, 10, 1_024, 1_100));
+    robbed.is(StoppedBy::Cpu, Side::Server, &["used 0.55 of a core"]);
+    // A server at work that has accepted nobody has not stopped accepting.
+    let mut busy = slow();
+    busy.now.server = Some(family(State::Sleeping, 10, 1_024, 800));
+    busy.now.listener = Some(Queue { depth: 499, granted: 498, listeners: 1, full: true });
+    busy.is(StoppedBy::QueueFull, Side::Server, &["used 0.40 of a core (CPU)"]);
 }
 
 #[test]
