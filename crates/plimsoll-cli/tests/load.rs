@@ -175,6 +175,25 @@ fn a_server_that_is_stopped_to_the_end_is_charged_for_every_message() {
 }
 
 #[test]
+fn messages_that_could_not_even_be_sent_are_due_all_the_same() {
+    // It answers a hundred messages, and then reads no more.
+    let target = server(|mut stream, _| {
+        let mut message = [0; 64];
+        for _ in 0..100 {
+            stream.read_exact(&mut message).unwrap();
+            stream.write_all(&message).unwrap();
+        }
+        std::thread::sleep(common::PATIENCE);
+    });
+    let run = ["--rate", "20000", "--duration", "1s", "--timeout", "200ms", "--connections", "2"];
+    let load = load(&target, &run, 5);
+    assert_eq!((&load["due"], &load["answered"]), (&json!(20_000), &json!(200)), "{load}");
+    assert_eq!(load["lost"], 19_800, "{load}");
+    assert_eq!(load["errors"], json!({"overrun": 11_608, "reply_timeout": 8_192}), "{load}");
+    assert!(number(&load, "/latency_us/p50") > 600_000.0, "{load}");
+}
+
+#[test]
 fn a_server_that_is_killed_leaves_a_result_and_code_5() {
     let (mut server, running) = loaded(&["--duration", "60s", "--connections", "5"]);
     server.process.signal("KILL");
@@ -188,6 +207,42 @@ fn a_server_that_is_killed_leaves_a_result_and_code_5() {
     assert!(load["answered"].as_u64() > Some(0), "{load}");
     assert!(number(&load, "/duration") < 60.0 && load["duration_asked"] == 60.0, "{load}");
     assert_eq!(load["complete"], false);
+}
+
+#[test]
+fn a_target_that_refuses_for_longer_than_the_time_limit_has_gone() {
+    // The process stays: its listener and its connections do not.
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        let (mut first, _) = listener.accept().unwrap();
+        let (mut second, _) = listener.accept().unwrap();
+        let mut message = [0; 64];
+        for _ in 0..100 {
+            for stream in [&mut first, &mut second] {
+                stream.read_exact(&mut message).unwrap();
+                stream.write_all(&message).unwrap();
+            }
+        }
+    });
+    let run = ["--connections", "2", "--duration", "60s", "--timeout", "300ms"];
+    let load = load(&address, &run, 5);
+    assert_eq!(load["stopped_by"], "server_ended", "{load}");
+    assert_eq!((&load["answered"], &load["lost"]), (&json!(200), &json!(2)), "{load}");
+    assert!(load["evidence"].as_str().is_some_and(|text| text.contains("refused")), "{load}");
+    // Where nothing was measured, the target is to blame.
+    let again = [&["load", "--target", &address, "--quiet"], &run[..]].concat();
+    refused(&again, 4, &["ECONNREFUSED"]);
+}
+
+#[test]
+fn an_interrupted_load_writes_what_it_has() {
+    let (server, running) = loaded(&["--rate", "1000", "--duration", "60s"]);
+    running.signal("INT");
+    let load = ended(running, 130);
+    assert_eq!((&load["stopped_by"], &load["complete"]), (&json!("interrupted"), &json!(false)));
+    assert!(load["answered"].as_u64() > Some(0) && number(&load, "/duration") < 60.0, "{load}");
+    drop(server);
 }
 
 #[test]

@@ -106,6 +106,8 @@ pub(crate) struct Facts {
     pub(crate) client: Option<Core>,
     /// The server's busiest thread; `None` where its process is not known.
     pub(crate) server: Option<Core>,
+    /// Processors that all of the server's threads used, on average.
+    pub(crate) server_cores: Option<f64>,
     pub(crate) counted: Counted,
 }
 
@@ -374,6 +376,9 @@ fn figures(facts: &Facts) -> String {
             let _ = write!(text, ", the server's {}", core(server));
         }
         None => text.push_str(", the server's is not known"),
+    }
+    if let Some(cores) = facts.server_cores {
+        let _ = write!(text, ", all of the server's threads {cores:.2} cores");
     }
     if facts.server_paused.seconds > 0.0 {
         let stopped = seconds(facts.server_paused.seconds);

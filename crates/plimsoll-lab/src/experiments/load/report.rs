@@ -45,7 +45,9 @@ pub(super) fn load(options: &Options, outcome: &Outcome, watched: &Watched, watc
         unexpected_replies: facts.said.clone(),
         reconnects: outcome.reconnects,
         latency_us: latencies.and_then(super::histogram::Latencies::summary),
-        server_cpu_us_per_message: watched.cpu_seconds(seconds).and_then(per_message),
+        server_cpu_us_per_message: facts
+            .server_cores
+            .and_then(|cores| per_message(cores * seconds)),
         client_cpu_us_per_message: per_message(client_cpu.as_secs_f64()),
         server_core_share: facts.server.map(|core| core.used),
         client_core_share: facts.client.map(|core| core.used),
@@ -101,6 +103,7 @@ fn facts(options: &Options, outcome: &Outcome, watched: &Watched, watch: &Watch)
         server_paused: Paused { seconds: watch.paused_seconds, to_the_end: watch.is_paused },
         client: (!options.spin).then(|| busiest(&outcome.usage, outcome.seconds)).flatten(),
         server: watched.core(),
+        server_cores: watched.cores(),
         counted: watched.counted(),
     }
 }

@@ -85,10 +85,10 @@ impl Watched {
         self.server.family(Depth::Quick).is_some_and(|family| family.processes.iter().any(paused))
     }
 
-    /// Processor time of the server, for so many seconds of the measured time.
-    pub(super) fn cpu_seconds(&self, measured: f64) -> Option<f64> {
+    /// Processors that the server used in the measured time, on average.
+    pub(super) fn cores(&self) -> Option<f64> {
         let (begun, ended) = (self.begun.as_ref()?, self.ended.as_ref()?);
-        Some(ended.snapshot.server_cores(&begun.snapshot)? * measured)
+        ended.snapshot.server_cores(&begun.snapshot)
     }
 
     /// The share of a core of its busiest thread.

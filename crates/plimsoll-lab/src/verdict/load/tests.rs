@@ -15,6 +15,7 @@ fn quiet() -> Facts {
         timeout_seconds: 5.0,
         client: Some(Core { used: 0.3, waited: Some(0.01) }),
         server: Some(Core { used: 0.2, waited: Some(0.0) }),
+        server_cores: Some(0.25),
         counted: Counted {
             retransmitted: Some(0),
             memory_pressures: Some(0),
@@ -68,7 +69,8 @@ fn an_open_loop_that_kept_its_rate_is_at_its_limit() {
 
 #[test]
 fn nothing_at_a_limit_is_unknown_with_all_figures() {
-    let words = ["10,000 of 10,000", "30 % of a core", "the server's 20 %", "none of these"];
+    let words =
+        ["10,000 of 10,000", "30 % of a core", "the server's 20 %", "0.25 cores", "none of these"];
     is(&quiet(), StoppedBy::Unknown, None, &words);
     let facts = Facts { server: None, ..quiet() };
     is(&facts, StoppedBy::Unknown, None, &["the server's is not known"]);

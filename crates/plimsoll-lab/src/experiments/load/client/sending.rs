@@ -8,8 +8,8 @@ use super::{Client, Place, clock, request_of};
 use crate::experiments::load::Pace;
 
 /// Messages that one connection may have outstanding in the open loop. Those that are due beyond are
-/// sent when replies have come; such as are not sent at all are counted as `overrun`.
-pub(super) const MOST_OUTSTANDING: usize = 4096;
+/// sent when replies have come; those that could not be sent at all are counted as `overrun`.
+const MOST_OUTSTANDING: usize = 4096;
 
 /// Messages and bytes that may still be sent in one turn.
 #[derive(Debug)]
