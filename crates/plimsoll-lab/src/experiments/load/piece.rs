@@ -10,8 +10,35 @@ pub(super) struct Piece {
     /// All latencies: percentiles of several pieces are those of all their messages. `None` where no
     /// connection was there to send on.
     latencies: Option<Latencies>,
+    /// Processor time of the server and of the client.
+    server: Cpu,
+    client: Cpu,
     /// What held back each single piece.
     verdicts: Vec<Verdict>,
+}
+
+/// Processor time, of the pieces in which it was read: on a busy machine a short one can be over
+/// before it is.
+#[derive(Debug, Clone, Copy)]
+struct Cpu {
+    us: f64,
+    messages: u64,
+}
+
+impl Cpu {
+    fn of(us_per_message: Option<f64>, messages: u64) -> Self {
+        us_per_message
+            .map_or(Self { us: 0.0, messages: 0 }, |us| Self { us: us * messages as f64, messages })
+    }
+
+    fn join(&mut self, other: Self) {
+        self.us += other.us;
+        self.messages += other.messages;
+    }
+
+    fn us_per_message(self) -> Option<f64> {
+        (self.messages > 0).then(|| self.us / self.messages as f64)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -29,7 +56,14 @@ impl Piece {
             side: load.stopped_side,
             evidence: load.evidence.clone(),
         };
-        Self { load, latencies, verdicts: vec![verdict] }
+        let (server, client) = (load.server_cpu_us_per_message, load.client_cpu_us_per_message);
+        Self {
+            server: Cpu::of(server, load.messages),
+            client: Cpu::of(client, load.messages),
+            load,
+            latencies,
+            verdicts: vec![verdict],
+        }
     }
 
     /// The same, with the speed of the machine right before.
@@ -40,10 +74,14 @@ impl Piece {
 
     /// Adds another piece of the same target. Counts, errors and latencies are exact sums; rates,
     /// shares and times per message are those of the whole measured time; of the connections the
-    /// fewest count. What is not known of one piece is not known of both.
+    /// fewest count. Processor time a message is that of the pieces in which it was read.
     pub(super) fn join(&mut self, other: Self) {
         join_rates(&mut self.load, &other.load);
         join_counts(&mut self.load, &other.load);
+        self.server.join(other.server);
+        self.client.join(other.client);
+        self.load.server_cpu_us_per_message = self.server.us_per_message();
+        self.load.client_cpu_us_per_message = self.client.us_per_message();
         self.latencies = match (self.latencies.take(), other.latencies) {
             (Some(mut one), Some(two)) => {
                 one.join(&two);
@@ -89,21 +127,14 @@ impl Piece {
     }
 }
 
-/// Rates, shares and times per message. Before the counts, which they are weighted with.
+/// Rates and shares. Before the counts, since they are weighted with the time.
 fn join_rates(a: &mut Load, b: &Load) {
-    let (messages, seconds) = ((a.messages, b.messages), (a.duration, b.duration));
+    let seconds = (a.duration, b.duration);
     let mean = |(one, two): (f64, f64), (weight, other): (f64, f64)| {
         let all = weight + other;
         if all > 0.0 { (one * weight + two * other) / all } else { 0.0 }
     };
-    let over_messages = |one: Option<f64>, two: Option<f64>| {
-        Some(mean((one?, two?), (messages.0 as f64, messages.1 as f64)))
-    };
     let over_time = |one: f64, two: f64| mean((one, two), seconds);
-    a.server_cpu_us_per_message =
-        over_messages(a.server_cpu_us_per_message, b.server_cpu_us_per_message);
-    a.client_cpu_us_per_message =
-        over_messages(a.client_cpu_us_per_message, b.client_cpu_us_per_message);
     a.server_core_share =
         a.server_core_share.zip(b.server_core_share).map(|(one, two)| over_time(one, two));
     a.client_core_share =
@@ -219,14 +250,15 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_known_of_one_is_not_known_of_all_and_an_end_is_the_verdict() {
+    fn unread_processor_time_has_no_weight_and_an_end_is_the_verdict() {
         let pieces = [
             piece(1, 1.0, 10, Some(4.0), StoppedBy::Limit),
-            piece(1, 1.0, 10, None, StoppedBy::Limit),
-            piece(1, 1.0, 10, Some(4.0), StoppedBy::ServerEnded),
+            piece(100, 1.0, 10, None, StoppedBy::Limit),
+            piece(3, 1.0, 10, Some(8.0), StoppedBy::ServerEnded),
         ];
         let load = joined(pieces).unwrap().load;
-        assert_eq!(load.server_cpu_us_per_message, None);
+        assert_eq!(load.server_cpu_us_per_message, Some(7.0), "(1 × 4 + 3 × 8) / 4");
+        assert_eq!(load.client_cpu_us_per_message, None, "it was read in none");
         assert_eq!(load.stopped_by, Some(StoppedBy::ServerEnded));
         assert!(joined([]).is_none());
     }
