@@ -276,7 +276,7 @@ impl Group {
 }
 
 /// Of version 1 the lines with `total_`, which count the groups below too, as the usage does.
-fn reclaimable(stat: &str) -> u64 {
+pub(crate) fn reclaimable(stat: &str) -> u64 {
     let of = |one: &str, two: &str| {
         source::keyed(stat, one).or_else(|| source::keyed(stat, two)).unwrap_or(0)
     };

@@ -29,7 +29,7 @@ pub(crate) enum Short {
 /// What is short where a connection cannot be made.
 ///
 /// Windows answers `WSAENOBUFS` both for kernel memory and for a range of ports that is used up:
-/// which of them it was is for who knows how many connections were made.
+/// the caller decides which, from the number of connections it made.
 pub(crate) fn short_of(error: &io::Error) -> Option<Short> {
     system::short_of(error.raw_os_error()?)
 }
@@ -39,9 +39,20 @@ pub(crate) fn timed_out() -> io::Error {
     io::Error::from_raw_os_error(system::TIMED_OUT_CODE)
 }
 
+/// Whether an error says that nothing was answered in time.
+pub(crate) fn is_time_out(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(system::TIMED_OUT_CODE)
+}
+
 /// Whether a connect that does not block is under way.
 pub(crate) fn in_progress(error: &io::Error) -> bool {
     error.raw_os_error().is_some_and(system::in_progress)
+}
+
+/// Whether an error of this name says that the other end has reset a connection.
+pub(crate) fn is_reset(name: &str) -> bool {
+    let name = name.strip_prefix("WSA").unwrap_or(name);
+    matches!(name, "ECONNRESET" | "ECONNABORTED" | "EPIPE" | "ESHUTDOWN")
 }
 
 /// The name of an error as C spells it.
@@ -164,6 +175,7 @@ mod tests {
         assert_eq!(codes.len(), system::NAMES.len());
         assert_eq!(name_of(&timed_out()), TIMED_OUT);
         assert_eq!(name(-1), "errno -1");
+        assert!(is_reset("ECONNRESET") && is_reset("WSAECONNRESET") && !is_reset(REFUSED));
         assert!(NO_PORT.iter().all(|name| system::NAMES.iter().any(|(_, known)| known == name)));
     }
 }

@@ -8,12 +8,12 @@
 //!
 //! Arrows point down only: [`survey`] and [`report`] stand on [`advice`], that on
 //! [`experiments`], and those on [`worker`] (the client's processes),
-//! [`embedded`] (the server's process), what reads the system, and the verdicts.
+//! [`embedded`] (the server's process), [`observe`] (all that reads the system), and
+//! [`verdict`] (pure: what was counted and seen goes in, what stopped it comes out).
 
 pub mod advice;
 pub mod checks;
 pub mod embedded;
-pub mod evidence;
 pub mod experiments;
 pub mod observe;
 pub mod report;

@@ -25,8 +25,8 @@ use socket2::{Domain, Protocol, Socket, Type};
 pub use linux::raise_descriptor_limit;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    OneCpu, Poll, accept, ask_to_end, bind_source, connect_again, page_bytes, room, spread_ports,
-    thread_cpu, tie_to_parent,
+    OneCpu, Poll, accept, ask_to_end, bind_source, connect_again, page_bytes, room, room_of_worker,
+    spread_ports, thread_cpu, tie_to_parent,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use pinned::measure as measure_pinned;
@@ -34,8 +34,8 @@ pub(crate) use pinned::measure as measure_pinned;
 pub use windows::raise_descriptor_limit;
 #[cfg(windows)]
 pub(crate) use windows::{
-    OneCpu, Poll, accept, ask_to_end, bind_source, connect_again, page_bytes, room, spread_ports,
-    thread_cpu, tie_to_parent,
+    OneCpu, Poll, accept, ask_to_end, bind_source, connect_again, page_bytes, room, room_of_worker,
+    spread_ports, thread_cpu, tie_to_parent,
 };
 
 /// What a child process does on Ctrl-C.

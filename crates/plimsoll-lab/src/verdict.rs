@@ -10,7 +10,18 @@
 //! from the arguments. So each verdict is tested on invented machines, those included that nobody can
 //! build for a test.
 
+pub mod backlog;
+pub mod capacity;
+pub mod cost;
 pub(crate) mod load;
+pub mod machine;
+pub mod server;
+
+mod quote;
+
+use std::collections::BTreeMap;
+
+pub use quote::quote;
 
 use crate::results::{Side, StoppedBy};
 
@@ -41,4 +52,18 @@ impl Stop {
 /// A count in words, `unknown` where it is not known.
 pub fn words(count: Option<u64>) -> String {
     count.map_or_else(|| "unknown".to_owned(), |count| count.to_string())
+}
+
+/// Errors by name, in words.
+pub fn named(errors: &BTreeMap<String, u64>) -> String {
+    if errors.is_empty() {
+        return "no error".to_owned();
+    }
+    let all: Vec<String> = errors.iter().map(|(name, count)| format!("{name} × {count}")).collect();
+    all.join(", ")
+}
+
+/// What share of the whole a part is, in percent.
+fn share(part: u64, whole: u64) -> f64 {
+    100.0 * part as f64 / whole.max(1) as f64
 }

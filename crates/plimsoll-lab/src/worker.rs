@@ -17,6 +17,7 @@ pub mod exchange;
 pub mod source;
 
 mod connect;
+mod held;
 mod http;
 mod pool;
 mod probe;
@@ -25,6 +26,6 @@ mod protocol;
 
 pub use pool::Workers;
 pub use process::main;
-pub use protocol::{Checked, Connect, Connected, Keep, Probed, Report, Request, Tally, Why};
+pub use protocol::{Checked, Connect, Connected, Ended, Keep, Probed, Report, Request, Tally, Why};
 
 pub use exchange::{Exchange, Payload, ReplyEnd};

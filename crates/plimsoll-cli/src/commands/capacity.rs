@@ -14,8 +14,7 @@ const EXAMPLES: &str = "\
 Examples:
   plimsoll capacity --connections 15000 --probe
         15,000 connections to the embedded engine, each of which must answer at the end
-  plimsoll capacity --target 127.0.0.1:6379 --server-pid $(pidof redis-server) \\
-      --probe --send 'PING\\r\\n' --expect '+PONG\\r\\n'
+  plimsoll capacity --target 127.0.0.1:6379 --probe --send 'PING\\r\\n' --expect '+PONG\\r\\n'
         as many as that server takes, and what stops it";
 
 /// Connections held at once, up to the break: what they cost, and what stops them
@@ -25,7 +24,8 @@ pub(crate) struct Args {
     /// Stop at N connections [default: as many as possible]
     #[arg(long, value_name = "N", value_parser = count)]
     connections: Option<u64>,
-    /// Take a sample of memory every N connections [default: a fiftieth of those asked for]
+    /// Add N connections between two looks at the server, whatever its accept queue takes
+    /// [default: a fiftieth of those asked for, and at most half of the queue]
     #[arg(long, value_name = "N", value_parser = count)]
     step: Option<u64>,
     /// Where clients connect from: ADDRESS or ADDRESS/PREFIX

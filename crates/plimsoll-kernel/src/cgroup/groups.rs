@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::{Bound, chain, memory_groups, tightest};
 use crate::Result;
 use crate::source;
+use crate::watch;
 
 /// The folders of the control groups that a process lives in. They stay when the process has ended,
 /// so that what its groups count can be read after its end.
@@ -24,6 +25,9 @@ pub struct Groups {
 pub struct GroupFigures {
     /// Bytes of memory, in the group with the least room.
     pub memory: Option<Bound>,
+    /// Bytes of it that cache files and can be given back at once: a group that reads files is at its
+    /// limit all the time, and nothing is short.
+    pub memory_reclaimable: Option<u64>,
     /// How often that group has met its limit: `memory.failcnt` of version 1, `max` of version 2's
     /// `memory.events`. The page cache counts too, where it had to be given back.
     pub memory_limit_hits: Option<u64>,
@@ -41,6 +45,16 @@ pub struct GroupFigures {
     pub pids_refused: Option<u64>,
     /// Time that threads of the group were held back by a quota of CPU time (`cpu.stat`).
     pub cpu_throttled: Option<Duration>,
+}
+
+impl GroupFigures {
+    /// Memory that is held and cannot be given back at once, against its limit, in bytes; `None` where
+    /// no group sets a limit.
+    pub fn memory_held(&self) -> Option<(u64, u64)> {
+        let memory = self.memory.as_ref()?;
+        let held = memory.current.saturating_sub(self.memory_reclaimable.unwrap_or(0));
+        Some((held, memory.limit?))
+    }
 }
 
 impl Groups {
@@ -77,6 +91,11 @@ impl Groups {
         } else {
             memory_v2(&self.memory)
         };
+        found.memory_reclaimable = found
+            .memory
+            .as_ref()
+            .and_then(|bound| text(&bound.group, "memory.stat"))
+            .map(|stat| watch::reclaimable(&stat));
         found.pids = tightest(&self.pids, "pids.max", "pids.current");
         found.pids_refused = self
             .pids
@@ -167,6 +186,7 @@ mod tests {
             &[
                 ("memory.max", "67108864\n"),
                 ("memory.current", "67100672\n"),
+                ("memory.stat", "anon 5\ninactive_file 7000\nactive_file 4000\nfile_mapped 0\n"),
                 ("memory.events", "low 0\nhigh 0\nmax 41\noom 1\noom_kill 1\noom_group_kill 0\n"),
                 ("pids.max", "20\n"),
                 ("pids.current", "20\n"),
@@ -177,6 +197,7 @@ mod tests {
         let found = folder.groups(false).read();
         let memory = found.memory.clone().unwrap();
         assert_eq!((memory.limit, memory.current), (Some(67_108_864), 67_100_672));
+        assert_eq!(found.memory_held(), Some((67_100_672 - 11_000, 67_108_864)));
         assert_eq!((found.memory_limit_hits, found.oom_kills), (Some(41), Some(1)));
         assert_eq!((found.under_oom, found.tcp_memory.is_none()), (None, true));
         assert_eq!((found.pids.unwrap().room(), found.pids_refused), (Some(0), Some(7)));

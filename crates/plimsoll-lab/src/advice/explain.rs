@@ -91,9 +91,23 @@ pub fn run(pid: u32) -> Result<Explain> {
         first_limit: None,
         headroom: Vec::new(),
     };
+    if serves_nothing(&result) {
+        result.kernel_bytes = None;
+        result.first_limit = Some(SERVES_NOTHING.to_owned());
+        return Ok(result);
+    }
     result.headroom = headroom(&result, &tally, &watchers, pid);
     result.first_limit = first_limit(&result);
     Ok(result)
+}
+
+/// What is said of a process whose connections cost nothing, since there are none.
+const SERVES_NOTHING: &str = "It has no TCP sockets and listens on nothing: there is no connection \
+                              whose cost could be told, and none that it could run out of.";
+
+/// Whether there is nothing to explain: no listener, and no connection.
+fn serves_nothing(result: &Explain) -> bool {
+    result.listeners.is_empty() && result.connections.is_empty()
 }
 
 /// The result as a plain table for a person, at most 100 columns wide.
@@ -143,6 +157,12 @@ pub fn render_text(result: &Explain) -> String {
             units::count(one.objects.max(0) as u64),
             one.object_bytes
         );
+    }
+    if serves_nothing(result) {
+        for line in units::wrap(SERVES_NOTHING, 100) {
+            let _ = writeln!(out, "{line}");
+        }
+        return out;
     }
     let why =
         if result.kernel_bytes.is_none() { " (reading /proc/slabinfo needs root)" } else { "" };

@@ -33,7 +33,6 @@
 mod fill;
 mod queue;
 mod requested;
-mod verdict;
 #[cfg(test)]
 mod workstation;
 
@@ -44,13 +43,14 @@ use std::time::{Duration, Instant};
 use plimsoll_kernel::diag;
 use plimsoll_kernel::slab::Slabs;
 
-use crate::evidence::{self, Baseline};
+use crate::observe::{Depth, Snapshot};
 use crate::results::{Backlog, BacklogRun};
+use crate::verdict::cost;
 use crate::worker::source::{AddressRange, SourcePool};
 use crate::worker::{Keep, Request, Workers};
 use crate::{Lab, Result, units};
 use fill::Fill;
-use queue::{Deaf, depth};
+use queue::{NonAcceptingListener, depth};
 pub use requested::{name, parse};
 
 /// What to do.
@@ -158,27 +158,31 @@ fn one(
 ) -> Result<(BacklogRun, bool)> {
     let first = options.destinations.and_then(|all| all.nth(0));
     let listener = match first {
-        None => Deaf::listen(options.address, requested)?,
-        Some(IpAddr::V4(_)) => Deaf::listen(Ipv4Addr::UNSPECIFIED.into(), requested)?,
-        Some(IpAddr::V6(_)) => Deaf::listen(Ipv6Addr::UNSPECIFIED.into(), requested)?,
+        None => NonAcceptingListener::listen(options.address, requested)?,
+        Some(IpAddr::V4(_)) => {
+            NonAcceptingListener::listen(Ipv4Addr::UNSPECIFIED.into(), requested)?
+        }
+        Some(IpAddr::V6(_)) => {
+            NonAcceptingListener::listen(Ipv6Addr::UNSPECIFIED.into(), requested)?
+        }
     };
     let address = listener.address;
     let target = SocketAddr::new(first.unwrap_or(address.ip()), address.port());
-    let before = Baseline::read();
+    let before = Snapshot::read(Depth::Full);
     let granted = queue::granted(address);
     let sources = SourcePool::new(target, options.sources)?;
     let fill = Fill::new(lab, options, workers, &listener, granted, &before, sources);
     let filled = fill.run()?;
     let rotten = diag::rotten(address.port()).ok();
-    let cost = match (options.keep, &before.slabs) {
+    let queued_cost = match (options.keep, &before.slabs) {
         (_, None) => None,
         (Keep::Open, Some(slabs)) => {
             workers.release(&Request::Reset)?;
             settled_slabs()
-                .and_then(|after| evidence::queued(slabs, &after, depth(address).unwrap_or(0)))
+                .and_then(|after| cost::queued(slabs, &after, depth(address).unwrap_or(0)))
         }
         (Keep::Close | Keep::Reset, Some(slabs)) => settled_slabs()
-            .and_then(|after| evidence::queued(slabs, &after, depth(address).unwrap_or(0))),
+            .and_then(|after| cost::queued(slabs, &after, depth(address).unwrap_or(0))),
     };
     if options.keep == Keep::Open && before.slabs.is_none() {
         workers.release(&Request::Reset)?;
@@ -200,11 +204,11 @@ fn one(
         drops: filled.drops,
         rotten: rotten.map(|queue| queue.dead()),
         connects_per_second: filled.tally.established as f64 / seconds.max(1e-6),
-        kernel_bytes_per_queued: cost.as_ref().map(|cost| cost.slab_bytes),
+        kernel_bytes_per_queued: queued_cost.as_ref().map(|cost| cost.slab_bytes),
         source_addresses: filled.source_addresses,
         destination_addresses: filled.destination_addresses,
         errors: filled.tally.errors,
-        kernel_objects: cost.map(|cost| cost.objects).unwrap_or_default(),
+        kernel_objects: queued_cost.map(|cost| cost.objects).unwrap_or_default(),
         nonpaged_pool_bytes: filled.nonpaged,
         nonpaged_bytes_per_queued: filled.nonpaged_each,
         samples: filled.samples,

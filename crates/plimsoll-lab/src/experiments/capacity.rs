@@ -10,25 +10,27 @@
 //! # What a connection costs
 //!
 //! Kernel memory is the growth of the slabs between the first connection and the last, by kind of
-//! object, for one end: see [`evidence::one_end`](crate::evidence::one_end). User memory is the growth of the server's
+//! object, for one end: see [`cost::one_end`](crate::verdict::cost::one_end). It is checked against the number of sockets. User memory is the growth of the server's
 //! resident memory (with its child processes') over the same connections. Both need the server on
 //! this machine; the second its process.
 
+mod clients;
+mod knock;
+mod measure;
+mod proof;
 mod ramp;
-mod server;
-mod verdict;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::embedded::{self, Embedded};
+use crate::observe::Server;
 use crate::results::{Capacity, Side};
 use crate::worker::exchange::Exchange;
 use crate::worker::source::AddressRange;
 use crate::{Lab, Result, units};
 use ramp::Ramp;
-use server::Server;
 
 /// The server to measure.
 #[derive(Debug, Clone)]
@@ -40,8 +42,8 @@ pub enum Target {
     Address {
         /// Where it listens.
         address: SocketAddr,
-        /// Its process, if it is on this machine and its memory and descriptors shall be looked at.
-        /// Its children's are counted with it.
+        /// Its process; `None` to look for the owner of the listening socket. Its children's memory
+        /// and descriptors are counted with it.
         pid: Option<u32>,
     },
 }
@@ -53,8 +55,8 @@ pub struct Options {
     pub target: Target,
     /// Stop at so many; `None` for as many as possible.
     pub connections: Option<u64>,
-    /// How many to add between two looks; `None` for a fiftieth, and never more than half of the
-    /// server's backlog.
+    /// How many to add between two looks; `None` for a fiftieth, and then never more than half of the
+    /// server's backlog, so that a server that accepts drops no client.
     pub step: Option<u64>,
     /// Where clients connect from; `None` is `127.0.0.0/8` towards IPv4 loopback, else the route's
     /// address.
@@ -65,7 +67,8 @@ pub struct Options {
     pub exchange: Exchange,
     /// Stop before so many percent of memory (the machine's, or the control group's) are in use.
     pub stop_before: f64,
-    /// How long one connect may take, and how long the server may leave its queue untouched.
+    /// How long one connect may take, and how long the server may leave its queue untouched: a pause
+    /// that is shorter ends nothing.
     pub timeout: Duration,
 }
 
@@ -91,20 +94,26 @@ impl Options {
 /// About 25 µs a connection, and a second for the rest; a probe about 20 µs each.
 ///
 /// # Errors
-/// [`Error::Target`](crate::Error::Target) when the first connection is refused, not answered, closed at once, or (with
-/// `probe`) gets no reply or a wrong one; [`Error::Machine`](crate::Error::Machine) when the embedded server or a worker
-/// cannot be started; [`Error::Incomplete`](crate::Error::Incomplete) when a worker dies.
+/// [`Error::Target`](crate::Error::Target) when the first connection is refused, not answered, closed at
+/// once, or (with `probe`) gets no reply or a wrong one, and when the server accepts none at all;
+/// [`Error::Machine`](crate::Error::Machine) when the embedded server or a worker cannot be started, or
+/// the clients' side has no descriptors for connections;
+/// [`Error::Incomplete`](crate::Error::Incomplete) when a worker dies.
 pub fn run(lab: &Lab, options: &Options) -> Result<(Capacity, bool)> {
+    clients::check(lab, options.connections)?;
     let mut server = match &options.target {
         Target::Embedded(how) => {
             let mut how = how.clone();
             how.max_connections = how.max_connections.or(options.connections);
+            // It is asked for its pressure where it takes no more.
+            how.metrics = true;
             Server::embedded(Embedded::start(lab, &how)?)
         }
         Target::Address { address, pid } => Server::running(*address, *pid)?,
     };
-    let ramp = Ramp::begin(lab, options, &mut server)?;
-    let result = ramp.run()?;
+    let mut ramp = Ramp::begin(lab, options, &mut server)?;
+    let (stop, _) = ramp.climb()?;
+    let result = ramp.measure(stop)?;
     server.end();
     Ok(result)
 }
@@ -140,6 +149,15 @@ pub fn render_text(result: &Capacity) -> String {
         bytes(result.user_bytes_per_connection),
         bytes(result.kernel_bytes_per_connection)
     );
+    for (what, reason) in [
+        ("in the server itself", &result.user_bytes_reason),
+        ("in the kernel", &result.kernel_bytes_reason),
+    ] {
+        if let Some(reason) = reason {
+            let _ = writeln!(out, "  {what}: unknown, since {reason}");
+        }
+    }
+    let _ = writeln!(out, "{}", descriptors(result));
     if let Some(pool) = result.nonpaged_bytes_per_connection {
         let _ = writeln!(
             out,
@@ -160,4 +178,27 @@ pub fn render_text(result: &Capacity) -> String {
         let _ = writeln!(out, "error: {name} × {}", units::count(*count));
     }
     out
+}
+
+/// Which side needs descriptors, in words: the clients' are spread over processes; the server's count
+/// only where they are known.
+fn descriptors(result: &Capacity) -> String {
+    let processes = if result.workers == 1 { "process" } else { "processes" };
+    let clients = format!(
+        "descriptors: {} {processes} on the clients' side, each for {} connections at most",
+        units::count(result.workers),
+        units::count(result.connections_per_worker)
+    );
+    match (result.server_descriptors, result.server_descriptors_limit) {
+        (Some(used), Some(limit)) => {
+            let direct = if used < result.alive {
+                " (direct descriptors of an io_uring are not among them)"
+            } else {
+                ""
+            };
+            let (used, limit) = (units::count(used), units::count(limit));
+            format!("{clients}; {used} of {limit} open in the server's process{direct}")
+        }
+        _ => clients,
+    }
 }

@@ -137,6 +137,11 @@ impl Server {
         self.embedded.is_some()
     }
 
+    /// What the embedded server says of itself: see [`Embedded::figures`]. `None` of any other.
+    pub fn figures(&self) -> Option<std::collections::BTreeMap<String, u64>> {
+        self.embedded.as_ref()?.figures()
+    }
+
     /// Stops it if it is the embedded one.
     pub fn end(self) {
         if let Some(server) = self.embedded {

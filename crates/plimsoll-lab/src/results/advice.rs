@@ -124,9 +124,9 @@ pub struct Explain {
     pub buffer_bytes: BTreeMap<String, u64>,
     /// Kernel objects that its connections take, with their bytes.
     pub objects: Vec<KernelObject>,
-    /// Kernel memory of its connections.
+    /// Kernel memory of its connections; `None` also where it has no TCP sockets at all.
     pub kernel_bytes: Option<u64>,
-    /// What it will run out of first, and at how many connections.
+    /// What it will run out of first, and at how many connections; or that it serves nothing.
     pub first_limit: Option<String>,
     /// Every limit considered, nearest first: name, connections it allows in all.
     pub headroom: Vec<(String, u64)>,

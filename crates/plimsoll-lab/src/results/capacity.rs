@@ -32,8 +32,15 @@ pub struct Capacity {
     /// Growth of the server's resident memory per connection; `None` when the server's process is
     /// not known.
     pub user_bytes_per_connection: Option<f64>,
-    /// Kernel memory of one end: active objects × object size.
+    /// Why `user_bytes_per_connection` is `null`; else `null`.
+    #[serde(default)]
+    pub user_bytes_reason: Option<String>,
+    /// Kernel memory of one end: active objects × object size. `None` where the count of sockets
+    /// contradicts it, and where it cannot be read.
     pub kernel_bytes_per_connection: Option<f64>,
+    /// Why `kernel_bytes_per_connection` is `null`; else `null`.
+    #[serde(default)]
+    pub kernel_bytes_reason: Option<String>,
     /// The objects behind it.
     pub kernel_objects: Vec<KernelObject>,
     /// Growth of Windows' non-paged pool for each connection, both ends where both are here; `null`
@@ -46,6 +53,18 @@ pub struct Capacity {
     pub errors: BTreeMap<String, u64>,
     /// Worker processes on the client's side.
     pub workers: u64,
+    /// Connections that one of them can hold: its limit on descriptors, less what it keeps for itself.
+    #[serde(default)]
+    pub connections_per_worker: u64,
+    /// The server's process, where it was given or found.
+    #[serde(default)]
+    pub server_pid: Option<u32>,
+    /// Descriptors open at the end in the server's process that has least room for more.
+    #[serde(default)]
+    pub server_descriptors: Option<u64>,
+    /// How many that process may open (`RLIMIT_NOFILE`).
+    #[serde(default)]
+    pub server_descriptors_limit: Option<u64>,
     /// Source addresses that were used.
     pub source_addresses: u64,
     /// The curve.

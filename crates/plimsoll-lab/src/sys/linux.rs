@@ -118,6 +118,11 @@ pub(crate) fn room() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(1 << 20).saturating_sub(RESERVE)
 }
 
+/// How many sockets a worker process may hold: it raises its soft limit to the hard one.
+pub(crate) fn room_of_worker() -> u64 {
+    getrlimit(Resource::Nofile).maximum.unwrap_or(1 << 20).saturating_sub(RESERVE)
+}
+
 /// Bytes per page of memory.
 pub(crate) fn page_bytes() -> u64 {
     rustix::param::page_size() as u64

@@ -49,6 +49,11 @@ pub(crate) fn room() -> u64 {
     ROOM
 }
 
+/// How many sockets a worker process may hold.
+pub(crate) fn room_of_worker() -> u64 {
+    ROOM
+}
+
 /// Bytes per page of memory.
 pub(crate) fn page_bytes() -> u64 {
     plimsoll_kernel::limits::Limits::read().page_size.unwrap_or(4096)

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{SockAddr, Socket};
 
+use super::held::Held;
 use super::protocol::{Connect, Connected, Keep, Tally, Why};
 use crate::errno::{self, Short};
 use crate::sys::{self, OneCpu, Poll, Wanted};
@@ -29,7 +30,7 @@ struct Pending {
 pub(super) struct Connecting<'a> {
     ask: &'a Connect,
     address: SockAddr,
-    held: &'a mut Vec<Socket>,
+    held: &'a mut Held,
     room: usize,
     pending: Vec<Pending>,
     tally: Tally,
@@ -37,12 +38,14 @@ pub(super) struct Connecting<'a> {
     /// The range of ports, where the kernel lets a socket have one of its own.
     ports: Option<(u16, u16)>,
     failed_in_a_row: u32,
+    /// When a connect was last answered, by an establishment or a refusal.
+    answered_at: Instant,
     end: Option<Why>,
 }
 
 impl<'a> Connecting<'a> {
     /// Connections go to `held`, which never holds more than `room`.
-    pub(super) fn new(ask: &'a Connect, held: &'a mut Vec<Socket>, room: usize) -> Self {
+    pub(super) fn new(ask: &'a Connect, held: &'a mut Held, room: usize) -> Self {
         Self {
             ask,
             address: SockAddr::from(ask.target),
@@ -53,6 +56,7 @@ impl<'a> Connecting<'a> {
             since: Instant::now(),
             ports: plimsoll_kernel::limits::Limits::read().local_ports,
             failed_in_a_row: 0,
+            answered_at: Instant::now(),
             end: None,
         }
     }
@@ -175,6 +179,7 @@ impl<'a> Connecting<'a> {
 
     fn established(&mut self, socket: Socket) {
         self.failed_in_a_row = 0;
+        self.answered_at = Instant::now();
         self.tally.established += 1;
         self.tally.last_us = self.since.elapsed().as_micros() as u64;
         match self.ask.keep {
@@ -193,7 +198,15 @@ impl<'a> Connecting<'a> {
             Some(Short::Memory) => Why::Memory,
             None => {
                 self.failed_in_a_row += 1;
-                if self.failed_in_a_row < self.ask.failures {
+                let timed_out = errno::is_time_out(error);
+                if !timed_out {
+                    self.answered_at = Instant::now();
+                }
+                // Where few are left to be made, they would time out one after the other until as many
+                // have failed as are allowed. Two time limits without an answer are enough.
+                let timeout = Duration::from_millis(self.ask.timeout_ms);
+                let silent = timed_out && self.answered_at.elapsed() >= timeout * 2;
+                if self.failed_in_a_row < self.ask.failures && !silent {
                     return;
                 }
                 Why::Failing

@@ -1,11 +1,12 @@
 //! The parent's side of the workers.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
+use super::probe;
 use super::protocol::{Checked, Probed, Report, Request};
 use crate::sys::{Interrupt, tie_to_parent};
 use crate::worker::exchange::Exchange;
@@ -79,16 +80,23 @@ impl Workers {
     /// [`Error::Machine`] when it cannot be started.
     pub fn add(&mut self) -> Result<usize> {
         let number = self.members.len();
+        match self.try_add()? {
+            Ok(number) => Ok(number),
+            Err(error) => Err(cannot_start(number, &error.to_string())),
+        }
+    }
+
+    /// As [`add`](Self::add); a refusal of the system to start a process is the inner error.
+    pub fn try_add(&mut self) -> Result<std::io::Result<usize>> {
+        let number = self.members.len();
         let mut command = (self.command)();
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         tie_to_parent(&mut command, Interrupt::Ignored);
-        let cannot = |why: &str| {
-            Error::machine(
-                format!("cannot start worker {number}: {why}"),
-                "check the limits on processes (`ulimit -u`), descriptors and memory",
-            )
+        let cannot = |why: &str| cannot_start(number, why);
+        let mut child = match command.spawn() {
+            Ok(child) => child,
+            Err(error) => return Ok(Err(error)),
         };
-        let mut child = command.spawn().map_err(|error| cannot(&error.to_string()))?;
         let (Some(stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else {
             return Err(cannot("it has no pipes"));
         };
@@ -104,7 +112,7 @@ impl Workers {
             match self.hear(deadline.saturating_duration_since(Instant::now()))? {
                 Some((who, Report::Ready { room })) if who == number => {
                     self.members[number].room = room;
-                    return Ok(number);
+                    return Ok(Ok(number));
                 }
                 Some(other) => self.put_by.push_back(other),
                 None => return Err(cannot("it did not answer")),
@@ -179,9 +187,7 @@ impl Workers {
         let mut sum = Checked::default();
         self.gather(START_PATIENCE, |report| {
             let Report::Checked(one) = report else { return false };
-            sum.alive += one.alive;
-            sum.closed += one.closed;
-            sum.reset += one.reset;
+            sum.add(one);
             true
         })?;
         Ok(sum)
@@ -200,42 +206,66 @@ impl Workers {
         }
     }
 
-    /// Has all of them probe what they hold, one worker after the other. `go_on` is asked often; when
-    /// it says `false`, the rest is left out.
-    pub fn probe(&mut self, exchange: &Exchange, go_on: impl Fn() -> bool) -> Result<Probed> {
-        let mut alive = 0;
-        let mut errors: BTreeMap<String, u64> = BTreeMap::new();
-        for worker in 0..self.len() {
-            if !go_on() {
+    /// Has all of them probe what they hold, one worker after the other as long as everybody answers;
+    /// once somebody did not, all that are left at once, so that the time limits of one reply are not
+    /// waited for one after another. `go_on` is asked often, with the number of workers that have
+    /// ended; when it says `false`, the rest is left out.
+    pub fn probe(
+        &mut self,
+        exchange: &Exchange,
+        mut go_on: impl FnMut(usize) -> bool,
+    ) -> Result<Probed> {
+        let mut sum = Probed::default();
+        let mut next = 0;
+        let mut ended = 0;
+        while ended < self.len() {
+            if next == ended && !go_on(ended) {
                 break;
             }
-            self.ask(worker, &Request::Probe(exchange.clone()))?;
-            // Each batch takes at most the timeout; a worker that is silent for longer than all
-            // its batches could take has stopped.
-            let batches = self.room(worker) / 64 + 2;
-            let patience = Duration::from_millis(exchange.timeout_ms.saturating_mul(batches));
-            let deadline = Instant::now() + patience.max(START_PATIENCE);
-            let mut told = false;
-            loop {
-                if !told && !go_on() {
-                    self.ask(worker, &Request::Stop)?;
-                    told = true;
+            let all_at_once = sum.errors.contains_key(probe::NO_REPLY);
+            let until = if all_at_once { self.len() } else { (ended + 1).min(self.len()) };
+            for worker in next..until {
+                self.ask(worker, &Request::Probe(exchange.clone()))?;
+            }
+            next = next.max(until);
+            // A worker waits for one time limit with the first that do not answer, and for one more
+            // with the rest. One that is silent for longer than that, and for what the answers take,
+            // has stopped.
+            let patience = Duration::from_millis(exchange.timeout_ms) * 4 + START_PATIENCE * 3;
+            self.probed(ended..next, patience, &mut sum, || go_on(ended))?;
+            ended = next;
+        }
+        Ok(sum)
+    }
+
+    /// Waits for the reports of workers that probe; has them stop when `go_on` says `false`.
+    fn probed(
+        &mut self,
+        workers: std::ops::Range<usize>,
+        patience: Duration,
+        sum: &mut Probed,
+        mut go_on: impl FnMut() -> bool,
+    ) -> Result<()> {
+        let mut missing = workers.len();
+        let mut deadline = Instant::now() + patience;
+        let mut told = false;
+        while missing > 0 {
+            if !told && !go_on() {
+                workers.clone().try_for_each(|worker| self.ask(worker, &Request::Stop))?;
+                told = true;
+            }
+            match self.next(Duration::from_millis(20))? {
+                Some((_, Report::Probed(one))) => {
+                    sum.add(one);
+                    missing -= 1;
+                    deadline = Instant::now() + patience;
                 }
-                match self.next(Duration::from_millis(20))? {
-                    Some((_, Report::Probed(one))) => {
-                        alive += one.alive;
-                        for (name, count) in one.errors {
-                            *errors.entry(name).or_default() += count;
-                        }
-                        break;
-                    }
-                    Some(_) => {}
-                    None if Instant::now() < deadline => {}
-                    None => return Err(silent(worker)),
-                }
+                Some(_) => {}
+                None if Instant::now() < deadline => {}
+                None => return Err(silent(workers.start)),
             }
         }
-        Ok(Probed { alive, errors })
+        Ok(())
     }
 
     /// Has all of them give up what they hold: [`Request::Close`] or [`Request::Reset`]. Returns
@@ -312,6 +342,13 @@ fn listen(number: usize, stdout: ChildStdout, voice: &Sender<(usize, Option<Repo
     }
     // The parent may have gone; there is nobody left to tell.
     let _ = voice.send((number, None));
+}
+
+fn cannot_start(worker: usize, why: &str) -> Error {
+    Error::machine(
+        format!("cannot start worker {worker}: {why}"),
+        "check the limits on processes (`ulimit -u`), descriptors and memory",
+    )
 }
 
 fn silent(worker: usize) -> Error {

@@ -10,8 +10,16 @@ use crate::errno::name_of;
 use crate::sys::{Poll, Wanted};
 use crate::worker::exchange::{Exchange, Payload, Reply, Taken};
 
-/// Connections asked at once: few enough not to flood a server, many enough to keep it busy.
+/// Connections asked at once: few enough not to flood a server, many enough to keep it busy. Once one
+/// has not answered in time, all that are left are asked: otherwise a server that answers nobody would
+/// take one time limit for each 128.
 const AT_ONCE: usize = 128;
+/// How much of a wrong reply is reported.
+const SAID_MAX: usize = 256;
+/// The name of an answer that did not come in time.
+pub(super) const NO_REPLY: &str = "no_reply";
+/// The name of an answer that was other than expected.
+const WRONG_REPLY: &str = "wrong_reply";
 /// How long to wait for answers: bounds how late a request to stop is seen.
 const PATIENCE: Duration = Duration::from_millis(20);
 /// A reply without an end is given up after so many bytes.
@@ -23,11 +31,13 @@ struct Asked<'a> {
     request: Vec<u8>,
     sent: usize,
     reply: Reply,
+    /// The beginning of what came.
+    said: Vec<u8>,
     deadline: Instant,
 }
 
 /// Asks all sockets, [`AT_ONCE`] at a time. The next are asked as answers come in, so that one slow
-/// answer holds nobody up. `stop` is asked often; then those not answered yet are left out.
+/// answer does not hold up the others. `stop` is asked often; then those not answered yet are left out.
 pub(super) fn run(
     sockets: &[Socket],
     exchange: &Exchange,
@@ -38,13 +48,15 @@ pub(super) fn run(
     let mut waiting = sockets.iter();
     let mut asked: Vec<Asked<'_>> = Vec::with_capacity(AT_ONCE);
     loop {
-        while asked.len() < AT_ONCE {
+        let at_once = if probed.errors.contains_key(NO_REPLY) { usize::MAX } else { AT_ONCE };
+        while asked.len() < at_once {
             let Some(socket) = waiting.next() else { break };
             asked.push(Asked {
                 socket,
                 request: request(exchange, &mut dice),
                 sent: 0,
                 reply: Reply::default(),
+                said: Vec::new(),
                 deadline: Instant::now() + Duration::from_millis(exchange.timeout_ms),
             });
         }
@@ -55,7 +67,12 @@ pub(super) fn run(
         for mut one in asked.drain(..) {
             match one.advance(exchange) {
                 Some(Ok(())) => probed.alive += 1,
-                Some(Err(name)) => *probed.errors.entry(name).or_default() += 1,
+                Some(Err(name)) => {
+                    if name == WRONG_REPLY && probed.wrong_reply.is_empty() {
+                        probed.wrong_reply = one.said;
+                    }
+                    *probed.errors.entry(name).or_default() += 1;
+                }
                 None => still.push(one),
             }
         }
@@ -100,18 +117,20 @@ impl Asked<'_> {
                 Err(error) => return Some(Err(name_of(&error))),
             }
         }
-        (Instant::now() >= self.deadline).then(|| Err("no_reply".to_owned()))
+        (Instant::now() >= self.deadline).then(|| Err(NO_REPLY.to_owned()))
     }
 
     /// Whether the reply is whole and right with these bytes, or wrong.
     fn hear(&mut self, exchange: &Exchange, bytes: &[u8]) -> Option<Result<(), String>> {
+        let room = SAID_MAX.saturating_sub(self.said.len());
+        self.said.extend_from_slice(&bytes[..bytes.len().min(room)]);
         let expected = match exchange.send {
             Payload::Random(_) => &self.request,
             Payload::Bytes(_) => exchange.expected(),
         };
         match self.reply.take(expected, &exchange.end, bytes) {
             Taken::Whole(_) => Some(Ok(())),
-            Taken::Wrong | Taken::Other(_) => Some(Err("wrong_reply".to_owned())),
+            Taken::Wrong | Taken::Other(_) => Some(Err(WRONG_REPLY.to_owned())),
             Taken::All if self.reply.seen > REPLY_MAX => Some(Err("endless_reply".to_owned())),
             Taken::All => None,
         }
@@ -158,6 +177,7 @@ mod tests {
                 request: b"abcd".to_vec(),
                 sent: 4,
                 reply: Reply::default(),
+                said: Vec::new(),
                 deadline: Instant::now(),
             };
             let mut verdict = None;

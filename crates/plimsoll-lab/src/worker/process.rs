@@ -4,12 +4,11 @@ use std::io::{self, BufRead as _, Write as _};
 use std::process::ExitCode;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use socket2::Socket;
-
 use super::connect::{Connecting, reset};
+use super::held::Held;
 use super::probe;
-use super::protocol::{Checked, Report, Request};
-use crate::sys::{self, Fate, Poll};
+use super::protocol::{Report, Request};
+use crate::sys;
 
 /// Runs a worker until its stdin ends: requests from stdin, reports to stdout.
 ///
@@ -22,7 +21,7 @@ pub fn main() -> ExitCode {
     if reader.spawn(move || read_requests(&sender)).is_err() {
         return ExitCode::from(3);
     }
-    let mut worker = Worker { held: Vec::new(), room: sys::room() as usize };
+    let mut worker = Worker { held: Held::new(), room: sys::room() as usize };
     // An error of stdout: the parent has gone, and so do we.
     let _ = worker.obey(&requests);
     ExitCode::SUCCESS
@@ -49,7 +48,7 @@ fn read_requests(sender: &Sender<Request>) {
 }
 
 struct Worker {
-    held: Vec<Socket>,
+    held: Held,
     room: usize,
 }
 
@@ -72,35 +71,25 @@ impl Worker {
                 }
                 // It came after the end of what it was to stop.
                 Request::Stop => {}
-                Request::Check => report(&Report::Checked(self.check()?))?,
+                Request::Check => report(&Report::Checked(self.held.check()?))?,
                 Request::Probe(exchange) => {
                     let stop = || matches!(requests.try_recv(), Ok(Request::Stop));
-                    report(&Report::Probed(probe::run(&self.held, &exchange, stop)?))?;
+                    let probed = probe::run(self.held.sockets(), &exchange, stop)?;
+                    self.held.have_spoken();
+                    report(&Report::Probed(probed))?;
                 }
                 Request::Close => {
-                    let connections = self.held.len() as u64;
-                    self.held.clear();
+                    let connections = self.held.drain().count() as u64;
                     report(&Report::Released { connections })?;
                 }
                 Request::Reset => {
                     let connections = self.held.len() as u64;
-                    self.held.drain(..).for_each(reset);
+                    self.held.drain().for_each(reset);
                     report(&Report::Released { connections })?;
                 }
             }
         }
         Ok(())
-    }
-
-    /// What became of the held connections.
-    fn check(&self) -> io::Result<Checked> {
-        let mut found = Checked::default();
-        Poll::fates(&self.held, |fate| match fate {
-            Fate::Alive => found.alive += 1,
-            Fate::Closed => found.closed += 1,
-            Fate::Reset => found.reset += 1,
-        })?;
-        Ok(found)
     }
 }
 

@@ -80,7 +80,7 @@ pub struct Connect {
     pub in_flight: usize,
     /// How long one connect may take.
     pub timeout_ms: u64,
-    /// So many failures in a row end it.
+    /// So many failures in a row end it. Two time limits of a connect without an answer do, too.
     pub failures: u32,
     /// Whether all of it happens on one CPU. On loopback a handshake is carried out where its
     /// packets are sent: from one CPU no two end at the same instant.
@@ -129,12 +129,12 @@ pub enum Why {
     Files,
     /// The kernel had no memory (`ENOBUFS`, `ENOMEM`).
     Memory,
-    /// As many connects failed in a row as were allowed.
+    /// As many connects failed in a row as were allowed, or none was answered for two time limits.
     Failing,
 }
 
 /// What [`Request::Check`] found.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Checked {
     /// Open in both directions.
     pub alive: u64,
@@ -142,6 +142,27 @@ pub struct Checked {
     pub closed: u64,
     /// Reset by the other end, or failed otherwise.
     pub reset: u64,
+    /// Those that have ended since the last look.
+    pub ended: Ended,
+    /// Of those alive, the longest time since anything was sent on one.
+    pub longest_quiet_alive_ms: Option<u64>,
+    /// Time since the last look: an end may have come at any moment of it.
+    pub since_last_look_ms: u64,
+}
+
+/// Connections that the other end has ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ended {
+    /// How many.
+    pub count: u64,
+    /// The shortest time that one of them had been quiet when its end was seen.
+    pub shortest_quiet_ms: Option<u64>,
+    /// The longest.
+    pub longest_quiet_ms: Option<u64>,
+    /// How many had been sent something before.
+    pub with_words: u64,
+    /// What the first of those was sent; at most 256 bytes.
+    pub said: Vec<u8>,
 }
 
 /// What [`Request::Probe`] found.
@@ -152,6 +173,47 @@ pub struct Probed {
     /// The others, by error name; `closed` for an end without the whole reply, `wrong_reply`
     /// for other bytes than expected, `no_reply` for none in time.
     pub errors: BTreeMap<String, u64>,
+    /// The beginning of the first reply that was other than expected; at most 256 bytes.
+    pub wrong_reply: Vec<u8>,
+}
+
+impl Checked {
+    /// Adds what another worker has found.
+    pub fn add(&mut self, other: &Self) {
+        self.alive += other.alive;
+        self.closed += other.closed;
+        self.reset += other.reset;
+        self.ended.add(&other.ended);
+        self.longest_quiet_alive_ms = self.longest_quiet_alive_ms.max(other.longest_quiet_alive_ms);
+        self.since_last_look_ms = self.since_last_look_ms.max(other.since_last_look_ms);
+    }
+}
+
+impl Ended {
+    /// Adds what another look has found.
+    pub fn add(&mut self, other: &Self) {
+        self.count += other.count;
+        let shortest = [self.shortest_quiet_ms, other.shortest_quiet_ms];
+        self.shortest_quiet_ms = shortest.into_iter().flatten().min();
+        self.longest_quiet_ms = self.longest_quiet_ms.max(other.longest_quiet_ms);
+        self.with_words += other.with_words;
+        if self.said.is_empty() {
+            self.said.clone_from(&other.said);
+        }
+    }
+}
+
+impl Probed {
+    /// Adds what another worker has found.
+    pub fn add(&mut self, other: Self) {
+        self.alive += other.alive;
+        for (name, count) in other.errors {
+            *self.errors.entry(name).or_default() += count;
+        }
+        if self.wrong_reply.is_empty() {
+            self.wrong_reply = other.wrong_reply;
+        }
+    }
 }
 
 impl Tally {

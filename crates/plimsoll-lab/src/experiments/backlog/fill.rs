@@ -5,15 +5,17 @@ use std::time::{Duration, Instant};
 
 use plimsoll_kernel::netstat::Netstat;
 use plimsoll_kernel::slab::Slabs;
-use plimsoll_kernel::windows::Performance;
 
-use super::queue::{self, Deaf};
-use super::{Options, verdict};
-use crate::evidence::{self, Baseline, Guard, LEAST_FOR_COST, Stop};
-use crate::results::{BacklogSample, Side, StoppedBy};
+use super::Options;
+use super::queue::{self, NonAcceptingListener};
+use crate::observe::{Depth, Snapshot};
+use crate::results::{BacklogSample, StoppedBy};
+use crate::verdict::backlog::{self as verdict, Facts};
+use crate::verdict::cost::LEAST_FOR_COST;
+use crate::verdict::{Stop, machine};
 use crate::worker::source::{Source, SourcePool};
 use crate::worker::{Connect, Connected, Keep, Report, Request, Tally, Why, Workers};
-use crate::{Lab, Result, units};
+use crate::{Lab, Result};
 
 /// Time between two looks at the listener, in the first second and later.
 const TICKS: (Duration, Duration) = (Duration::from_millis(10), Duration::from_millis(50));
@@ -62,10 +64,10 @@ pub(super) struct Fill<'a> {
     lab: &'a Lab,
     options: &'a Options,
     workers: &'a mut Workers,
-    listener: &'a Deaf,
+    listener: &'a NonAcceptingListener,
     address: SocketAddr,
     granted: Option<u64>,
-    before: &'a Baseline,
+    before: &'a Snapshot,
     sources: SourcePool,
     /// Source addresses in a row that gave no connection.
     barren: u32,
@@ -80,7 +82,8 @@ pub(super) struct Fill<'a> {
     /// Something that a worker met and that ends the run.
     met: Option<Why>,
     deepest: Option<u64>,
-    netstat: Option<Netstat>,
+    /// The counters of the last look; those of the machine as of the last slow one.
+    now: Snapshot,
     samples: Vec<BacklogSample>,
     slow_at: Option<Instant>,
     /// Whether the last look was a slow one.
@@ -94,9 +97,9 @@ impl<'a> Fill<'a> {
         lab: &'a Lab,
         options: &'a Options,
         workers: &'a mut Workers,
-        listener: &'a Deaf,
+        listener: &'a NonAcceptingListener,
         granted: Option<u64>,
-        before: &'a Baseline,
+        before: &'a Snapshot,
         sources: SourcePool,
     ) -> Self {
         let parallel = std::thread::available_parallelism().map_or(1, usize::from);
@@ -119,7 +122,7 @@ impl<'a> Fill<'a> {
             ended: Tally::default(),
             met: None,
             deepest: None,
-            netstat: None,
+            now: before.clone(),
             samples: Vec::new(),
             slow_at: None,
             slow_look: false,
@@ -141,8 +144,9 @@ impl<'a> Fill<'a> {
         let interrupted = self.lab.is_interrupted();
         self.halt()?;
         self.rest();
+        self.now = Snapshot::read(Depth::Quick);
         let tally = self.tally();
-        let nonpaged = Performance::read().ok().and_then(|now| now.nonpaged_pool);
+        let nonpaged = self.now.nonpaged;
         let stop = self.judge(stop, &tally, interrupted);
         let nonpaged_each = self
             .before
@@ -165,28 +169,51 @@ impl<'a> Fill<'a> {
         })
     }
 
-    /// The verdict in full. Where the queue cannot be seen, and clients failed while it was not
-    /// their ports, whether it was the queue is tried.
+    /// The verdict in full, from the counters at rest. Where the queue cannot be seen, and clients
+    /// failed while it was not their ports, whether it was the queue is tried.
     fn judge(&self, stop: Stop, tally: &Tally, interrupted: bool) -> Stop {
+        let sources = self.sources.describe();
+        let facts = self.facts(tally, None, &sources);
         let silent = matches!(stop.by, StoppedBy::Refused | StoppedBy::Timeout);
         if stop.by == StoppedBy::QueueFull {
-            return verdict::queue_full(&self.facts(tally));
+            return verdict::queue_full(&facts);
         }
         if silent && self.granted.is_none() && tally.established > 0 && !interrupted {
             let proof = self.listener.make_room(self.target(), self.options.timeout);
-            return verdict::proven(stop, &self.facts(tally), &proof);
+            return verdict::proven(stop, &facts, &proof);
         }
-        verdict::complete(stop, &self.facts(tally))
+        verdict::complete(stop, &facts)
     }
 
-    fn facts<'b>(&'b self, tally: &'b Tally) -> verdict::Facts<'b> {
-        verdict::Facts {
+    /// What has been seen so far. `sources` are the addresses in words.
+    fn facts<'b>(&'b self, tally: &'b Tally, depth: Option<u64>, sources: &'b str) -> Facts<'b> {
+        let is_out = self.at_work() == 0 && self.no_sources() && !self.more_destinations();
+        Facts {
+            before: self.before,
+            now: &self.now,
+            interrupted: self.lab.is_interrupted(),
+            stop_at: self.options.stop_at,
             granted: self.granted,
+            depth,
             deepest: self.deepest,
-            overflows: self.grown("ListenOverflows"),
-            drops: self.grown("ListenDrops"),
-            tally,
+            established: tally.established,
+            errors: &tally.errors,
+            met: self.met,
+            still: self.moved.0.elapsed(),
+            patience: self.patience(),
+            no_sources: is_out.then(|| verdict::Sources {
+                named: sources,
+                used: self.sources.used(),
+                destination: self.target(),
+                destinations: self.destination + 1,
+                barren: (self.barren >= BARREN_MAX).then_some(BARREN_MAX),
+            }),
         }
+    }
+
+    /// How long nothing may move: a connect's time limit, and a second for what the kernel sends again.
+    fn patience(&self) -> Duration {
+        self.options.timeout + Duration::from_secs(1)
     }
 
     fn tick(&self) -> Duration {
@@ -202,8 +229,24 @@ impl<'a> Fill<'a> {
         sum
     }
 
+    /// How far it is, and once nothing has moved for a second, what is waited for.
+    fn progress_line(&self, connects_ok: u64, depth: Option<u64>) -> String {
+        let queued = depth.map_or_else(String::new, |depth| format!(", {depth} queued"));
+        let still = self.moved.0.elapsed();
+        let waits = if still > Duration::from_secs(1) {
+            format!(
+                "; nothing has moved for {:.0} s, it ends after {:.0} s",
+                still.as_secs_f64(),
+                self.patience().as_secs_f64()
+            )
+        } else {
+            String::new()
+        };
+        format!("{connects_ok} connected{queued}{waits}")
+    }
+
     fn grown(&self, name: &str) -> Option<u64> {
-        self.before.grown(self.netstat.as_ref(), name)
+        self.now.grown(self.before, name)
     }
 
     fn at_work(&self) -> usize {
@@ -307,7 +350,7 @@ impl<'a> Fill<'a> {
             part.full = part.held >= self.workers.room(worker);
         }
         part.from_source += tally.established;
-        match evidence::short_of(connected.why, part.from_source) {
+        match machine::short_of(connected.why, part.from_source, &self.now.limits) {
             Why::Done | Why::Stopped => self.barren = 0,
             Why::Ports => {
                 self.barren = if part.from_source == 0 { self.barren + 1 } else { 0 };
@@ -358,7 +401,7 @@ impl<'a> Fill<'a> {
             _ => queue::depth(self.address),
         };
         self.deepest = self.deepest.max(depth);
-        self.netstat = Netstat::read().ok();
+        self.now.netstat = Netstat::read().ok();
         let kernel_bytes = match (&self.before.slabs, slow) {
             (Some(before), true) => Slabs::read()
                 .ok()
@@ -372,7 +415,7 @@ impl<'a> Fill<'a> {
             self.lab.progress.step(
                 connects_ok,
                 self.options.stop_at.or(self.granted.map(|granted| granted + 1)),
-                &format!("{connects_ok} connected, {} queued", depth.unwrap_or(0)),
+                &self.progress_line(connects_ok, depth),
             );
         }
         if (connects_ok, depth.unwrap_or(0)) != (self.moved.1, self.moved.2) {
@@ -387,52 +430,16 @@ impl<'a> Fill<'a> {
         depth
     }
 
-    fn decide(&self, depth: Option<u64>) -> Option<Stop> {
+    /// Whether to end. The machine's counters are read anew where the verdict may rest on them.
+    fn decide(&mut self, depth: Option<u64>) -> Option<Stop> {
         let tally = self.tally();
-        if self.lab.is_interrupted() {
-            let text = format!("interrupted after {} connections", units::count(tally.established));
-            return Some(Stop::new(StoppedBy::Limit, Side::Client, text));
+        let is_late = self.met.is_some() || self.moved.0.elapsed() > self.patience();
+        if is_late || self.slow_look {
+            self.now = Snapshot::read(Depth::Quick);
         }
-        let overflowed = self.grown("ListenOverflows").is_some_and(|count| count > 0);
-        let full = match (depth, self.granted) {
-            (Some(depth), Some(granted)) => depth > granted,
-            // No way to see the queue: its overflow must do, once nothing moves any more.
-            _ => self.moved.0.elapsed() > Duration::from_millis(500),
-        };
-        if overflowed && full {
-            return Some(Stop::new(StoppedBy::QueueFull, Side::Server, String::new()));
-        }
-        if self.options.stop_at.is_some_and(|stop_at| tally.established >= stop_at) {
-            let text =
-                format!("{} connections were asked for, and made", units::count(tally.established));
-            return Some(Stop::new(StoppedBy::Limit, Side::Client, text));
-        }
-        if let Some(why) = self.met {
-            return Some(verdict::met(why, &tally, self.before));
-        }
-        if self.at_work() == 0 && self.no_sources() && !self.more_destinations() {
-            let mut stop = evidence::ports(
-                tally.established,
-                &self.sources.describe(),
-                self.sources.used(),
-                self.target(),
-            );
-            if self.destination > 0 {
-                stop.add(format!("; the same towards {} destinations", self.destination + 1));
-            }
-            if self.barren >= BARREN_MAX {
-                stop.add(format!("; the last {BARREN_MAX} addresses gave not one connection"));
-            }
-            return Some(stop);
-        }
-        if self.slow_look
-            && let Some(stop) = Guard::default().check()
-        {
-            return Some(stop);
-        }
-        let still = self.moved.0.elapsed();
-        (still > self.options.timeout + Duration::from_secs(1))
-            .then(|| evidence::why_silent(self.before, still.as_secs_f64()))
+        let sources = self.sources.describe();
+        let stop = verdict::after(&self.facts(&tally, depth, &sources));
+        stop.or_else(|| self.slow_look.then(|| verdict::guard(&self.now)).flatten())
     }
 
     /// Stops all who are at work, and hears their last counts.

@@ -7,19 +7,20 @@ use plimsoll_kernel::diag::{self, Family, Filter, States};
 use plimsoll_kernel::limits::Limits;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use crate::verdict::backlog::Proof;
 use crate::{Error, Result};
 
 /// Connections that the counter-proof takes out of the queue.
 const TAKEN: usize = 8;
 
 /// A listener that never accepts, but for a counter-proof at its end. Closing it resets the queue.
-pub(super) struct Deaf {
+pub(super) struct NonAcceptingListener {
     /// Where clients reach it.
     pub(super) address: SocketAddr,
     listener: TcpListener,
 }
 
-impl Deaf {
+impl NonAcceptingListener {
     /// Listens on a port below the range that clients are given ports from: above it, the listener
     /// itself would take one of their ports.
     pub(super) fn listen(address: IpAddr, requested: Option<i64>) -> Result<Self> {
@@ -73,14 +74,6 @@ impl Deaf {
             },
         }
     }
-}
-
-/// What came of a counter-proof.
-pub(super) struct Proof {
-    /// The line moved.
-    pub(super) moved: bool,
-    /// What was done and seen.
-    pub(super) says: String,
 }
 
 /// What the system grants; `None` where it does not tell.

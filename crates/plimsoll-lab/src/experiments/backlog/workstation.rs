@@ -4,16 +4,18 @@
 //! It shows that an experiment which meets these limits names them. It is no evidence about Windows.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
 
 use plimsoll::buffer::Arena;
 use plimsoll::driver::sim::{SimDriver, SimKernel, SimOptions, SimPeer, SimSystem};
 use plimsoll::driver::{Driver, Fault, Into, Kind, Token};
+use plimsoll_kernel::limits::Limits;
 
-use super::queue::Proof;
-use super::verdict::{self, Facts};
 use crate::errno;
-use crate::evidence::{self, Baseline, Stop};
+use crate::observe::Snapshot;
 use crate::results::StoppedBy;
+use crate::verdict::backlog::{self as verdict, Facts, Proof};
+use crate::verdict::{Stop, machine};
 use crate::worker::{Tally, Why};
 
 /// So many failures in a row end a run, as in [`super::fill`].
@@ -107,11 +109,30 @@ impl Workstation {
     /// What the experiment says of a system that tells nothing but its table of sockets.
     fn verdict(&mut self, why: Why) -> Stop {
         let deepest = Some(self.kernel.report().queued as u64);
-        let tally = self.tally.clone();
-        let facts = Facts { granted: None, deepest, overflows: None, drops: None, tally: &tally };
-        let stop = verdict::met(why, &tally, &Baseline::default());
+        let (tally, nothing) = (self.tally.clone(), Snapshot::default());
+        let facts = facts(&tally, &nothing, why, deepest);
+        let stop = verdict::after(&facts).expect("a worker has met something");
         let proof = self.make_room();
         verdict::proven(stop, &facts, &proof)
+    }
+}
+
+/// What is known of a run that a worker's failures end.
+fn facts<'a>(tally: &'a Tally, nothing: &'a Snapshot, why: Why, deepest: Option<u64>) -> Facts<'a> {
+    Facts {
+        before: nothing,
+        now: nothing,
+        interrupted: false,
+        stop_at: None,
+        granted: None,
+        depth: deepest,
+        deepest,
+        established: tally.established,
+        errors: &tally.errors,
+        met: Some(why),
+        still: Duration::ZERO,
+        patience: Duration::from_secs(6),
+        no_sources: None,
     }
 }
 
@@ -135,7 +156,7 @@ fn behind_a_hint_the_ports_end_first_and_another_source_shows_the_queue() {
     let mut machine = Workstation::new(20_000, true);
     let why = machine.fill(1);
     assert_eq!((why, machine.tally.established), (Why::Ports, PORTS));
-    let ports = evidence::ports(PORTS, "127.0.0.1", 1, machine.address);
+    let ports = machine::ports(&Limits::default(), PORTS, "127.0.0.1", 1, machine.address);
     assert_eq!(ports.by, StoppedBy::Ports);
     assert!(machine.tally.errors.is_empty(), "nobody was refused: {:?}", machine.tally.errors);
 
@@ -152,12 +173,12 @@ fn a_refusal_that_room_does_not_cure_is_no_full_queue() {
     let mut machine = Workstation::new(200, false);
     machine.address = SocketAddr::from((Ipv4Addr::LOCALHOST, 9));
     let why = machine.fill(1);
-    let (tally, before) = (machine.tally.clone(), Baseline::default());
-    let facts =
-        Facts { granted: None, deepest: Some(0), overflows: None, drops: None, tally: &tally };
+    let (tally, nothing) = (machine.tally.clone(), Snapshot::default());
+    let facts = facts(&tally, &nothing, why, Some(0));
     let moved = machine.connect(SocketAddr::from(([127, 0, 0, 99], 0))).is_ok();
     let proof = Proof { moved, says: "the next client failed still".to_owned() };
-    let stop = verdict::proven(verdict::met(why, &tally, &before), &facts, &proof);
+    let stop = verdict::after(&facts).expect("a worker has met something");
+    let stop = verdict::proven(stop, &facts, &proof);
     assert_eq!((stop.by, tally.established), (StoppedBy::Refused, 0), "{}", stop.evidence);
 }
 
@@ -185,9 +206,10 @@ fn a_spent_pool_is_memory_and_not_ports() {
     };
     assert_eq!(fault, Fault::Buffers);
     assert!((900..=1000).contains(&tally.established), "{}", tally.established);
-    let why = evidence::ports_or_memory(Some(PORTS), tally.established);
+    let why = machine::ports_or_memory(Some(PORTS), tally.established);
     tally.errors.insert("WSAENOBUFS".to_owned(), 1);
-    let stop = verdict::met(why, &tally, &Baseline::default());
+    let nothing = Snapshot::default();
+    let stop = verdict::after(&facts(&tally, &nothing, why, None)).expect("memory ends it");
     assert_eq!(stop.by, StoppedBy::Memory, "{}", stop.evidence);
     assert!(stop.evidence.contains("WSAENOBUFS"), "{}", stop.evidence);
 }

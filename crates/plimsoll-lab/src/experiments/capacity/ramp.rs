@@ -1,41 +1,29 @@
-//! The ramp: connections in steps, and a look at the server after each.
+//! The ramp: connections in steps, and a look at both sides after each.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use plimsoll_kernel::meminfo::Meminfo;
-use plimsoll_kernel::netstat::Netstat;
-use plimsoll_kernel::slab::Slabs;
-
-use super::server::Server;
-use super::{Options, verdict};
-use crate::evidence::{self, Baseline, Cost, Guard, Stop};
-use crate::results::{Capacity, CapacitySample, Side, StoppedBy};
-use crate::statistics::user_bytes_per_connection;
+use super::{Options, Target};
+use crate::observe::{Depth, Ended, Server, Snapshot};
+use crate::results::CapacitySample;
+use crate::verdict::capacity::{self as verdict, Facts, Own, Slowness, Step, Stuck};
+use crate::verdict::machine::{Guard, short_of};
+use crate::verdict::{Stop, cost};
 use crate::worker::source::{Source, SourcePool};
-use crate::worker::{Connect, Keep, Report, Request, Tally, Why, Workers};
-use crate::{Error, Lab, Result, errno, units};
+use crate::worker::{self, Checked, Connect, Keep, Report, Request, Tally, Why, Workers};
+use crate::{Lab, Result, errno};
 
 /// Connects in flight at once.
 const IN_FLIGHT: usize = 64;
 /// So many failures in a row end a ramp; the first connection has one try.
 const FAILURES: u32 = 16;
-/// How long a connection is watched for a server that closes at once.
-const WATCHED: Duration = Duration::from_millis(250);
 /// Time between two samples.
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
+/// Time between two looks at all held connections, at least.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Time that a process may take from closing its sockets to its end.
+const END_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How one step ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
-    /// As asked, or as far as one worker or one source goes: there is more.
-    More,
-    /// No source has a port left.
-    NoPorts,
-    /// A worker ended for this reason.
-    Met(Why),
-}
-
+/// What the ramp has counted, and what it holds.
 pub(super) struct Ramp<'a> {
     pub(super) lab: &'a Lab,
     pub(super) options: &'a Options,
@@ -45,16 +33,23 @@ pub(super) struct Ramp<'a> {
     source: Option<Source>,
     /// Connections from that source so far.
     from_source: u64,
-    held: Vec<u64>,
-    /// Dead connections of each worker, known so far.
-    dead: Vec<u64>,
-    pub(super) before: Baseline,
-    rss_before: Option<u64>,
-    started: Instant,
+    /// Connections of each worker.
+    pub(super) held: Vec<u64>,
+    /// The last look at each worker's connections.
+    pub(super) looks: Vec<Checked>,
+    /// When all workers were looked at, and how long that took.
+    looked_at_all: (Instant, Duration),
+    /// What has ended since the step began.
+    news: Checked,
+    pub(super) before: Snapshot,
+    pub(super) started: Instant,
     pub(super) tally: Tally,
-    busy: Duration,
-    pub(super) netstat: Option<Netstat>,
-    samples: Vec<CapacitySample>,
+    /// Time in which connects were in flight.
+    pub(super) busy: Duration,
+    unanswered: Duration,
+    slowness: Slowness,
+    pub(super) ended: Option<Ended>,
+    pub(super) samples: Vec<CapacitySample>,
     sampled: Option<Instant>,
 }
 
@@ -65,125 +60,136 @@ impl<'a> Ramp<'a> {
         options: &'a Options,
         server: &'a mut Server,
     ) -> Result<Self> {
-        let sources = SourcePool::new(server.address, options.sources)?;
+        let sources = SourcePool::new(server.address(), options.sources)?;
+        let now = Instant::now();
         let mut ramp = Self {
             lab,
             options,
+            before: server.snapshot(Depth::Full),
             server,
             workers: Workers::new(lab),
             sources,
             source: None,
             from_source: 0,
             held: Vec::new(),
-            dead: Vec::new(),
-            before: Baseline::read(),
-            rss_before: None,
-            started: Instant::now(),
+            looks: Vec::new(),
+            looked_at_all: (now, Duration::ZERO),
+            news: Checked::default(),
+            started: now,
             tally: Tally::default(),
             busy: Duration::ZERO,
-            netstat: None,
+            unanswered: Duration::ZERO,
+            slowness: Slowness::default(),
+            ended: None,
             samples: Vec::new(),
             sampled: None,
         };
         ramp.knock()?;
         // What the first connection woke up in the server is not a connection's cost.
-        ramp.before = Baseline::read();
-        ramp.rss_before = ramp.server.rss();
+        ramp.before = ramp.server.snapshot(Depth::Full);
         ramp.started = Instant::now();
         ramp.busy = Duration::ZERO;
+        ramp.slowness = Slowness::default();
         Ok(ramp)
     }
 
-    fn knock(&mut self) -> Result<()> {
-        let address = self.server.address;
-        let step = self.step(1, 1)?;
-        if self.tally.established == 0 {
-            return Err(verdict::unreachable(address, step, &self.tally));
-        }
-        let deadline = Instant::now() + WATCHED;
-        while Instant::now() < deadline && !self.lab.is_interrupted() {
-            if self.newly_dead(0)? > 0 {
-                return Err(Error::target(
-                    format!("{address} accepts a connection and closes it at once"),
-                    "see the server's log: a limit on connections or peers, a list of addresses it \
-                     lets in, or TLS with a client that must speak first",
-                ));
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
-        if !self.options.probe {
-            return Ok(());
-        }
-        let probed = self.workers.probe(&self.options.exchange, || true)?;
-        match probed.errors.keys().next() {
-            None => Ok(()),
-            Some(name) => Err(verdict::speechless(address, name)),
-        }
-    }
-
-    /// Steps until something ends it, then measures what is held.
-    pub(super) fn run(mut self) -> Result<(Capacity, bool)> {
+    /// Steps until something ends it. Returns the verdict and the counters at its end.
+    pub(super) fn climb(&mut self) -> Result<(Stop, Snapshot)> {
         self.sample(true);
-        let stop = loop {
-            if self.lab.is_interrupted() {
-                let text = format!(
-                    "interrupted after {} connections",
-                    units::count(self.tally.established)
-                );
-                break Stop::new(StoppedBy::Limit, Side::Client, text);
+        let mut step_began = self.before.clone();
+        let mut made_before = self.tally.established;
+        let mut outcome = Step::More;
+        let mut stuck = None;
+        loop {
+            let seen = (&outcome, made_before, stuck);
+            let (stop, now) = self.judge(seen, &step_began)?;
+            if let Some(stop) = stop {
+                self.sample(true);
+                return Ok((stop, now));
             }
-            let left =
-                self.options.connections.map(|all| all.saturating_sub(self.tally.established));
-            if left == Some(0) {
-                let text = format!(
-                    "{} connections were asked for, and made",
-                    units::count(self.tally.established)
-                );
-                break Stop::new(StoppedBy::Limit, Side::Client, text);
-            }
-            let cpu = (Instant::now(), self.server.cpu());
-            let made_before = self.tally.established;
+            step_began = now;
+            made_before = self.tally.established;
+            self.news = Checked::default();
+            let left = self.options.connections.map(|all| all - made_before);
             let count = self.step_size().min(left.unwrap_or(u64::MAX));
-            let step = self.step(count, FAILURES)?;
-            let made = self.tally.established - made_before;
-            let stuck = self.drain();
-            let dead = match self.held.len() {
-                0 => 0,
-                workers => self.newly_dead(workers - 1)?,
-            };
+            outcome = self.step(count, FAILURES)?;
+            stuck = self.drain()?;
             self.sample(false);
-            if let Some(stop) = verdict::after(&mut self, step, made, dead, stuck, cpu) {
-                break stop;
-            }
-            let guard = Guard { memory_percent: self.options.stop_before };
-            if let Some(stop) = guard.check() {
-                break stop;
-            }
-        };
-        self.sample(true);
-        self.measure(stop)
+        }
     }
 
-    /// How many to add: never so many that a server that accepts has its queue overflow.
+    /// Looks at both sides after a step, and judges what is seen: the verdict, if there is one, and the
+    /// counters now.
+    fn judge(
+        &mut self,
+        (outcome, made_before, stuck): (&Step, u64, Option<Stuck>),
+        step_began: &Snapshot,
+    ) -> Result<(Option<Stop>, Snapshot)> {
+        self.look(false)?;
+        let waited = self.wait_where_time_may_tell()?;
+        self.wait_for_end();
+        let now = self.server.snapshot(Depth::Quick);
+        let sources = self.sources.describe();
+        let facts = Facts {
+            before: &self.before,
+            step_began,
+            now: &now,
+            interrupted: self.lab.is_interrupted(),
+            asked: self.options.connections,
+            established: self.tally.established,
+            made: self.tally.established - made_before,
+            step: outcome,
+            errors: &self.tally.errors,
+            unanswered: self.unanswered,
+            sources: (&sources, self.sources.used()),
+            target: self.server.address(),
+            ended: self.ended.as_ref(),
+            held: &self.news,
+            waited: waited.as_ref(),
+            stuck,
+            own: self.own(stuck.is_some() || *outcome != Step::More),
+            slowness: self.slowness,
+        };
+        let guard = Guard { memory_percent: self.options.stop_before };
+        let stop = verdict::after(&facts).or_else(|| guard.check(&now));
+        Ok((stop, now))
+    }
+
+    /// The embedded server's own limit; it is asked for its pressure where there is trouble.
+    fn own(&self, is_troubled: bool) -> Option<Own> {
+        let Target::Embedded(options) = &self.options.target else { return None };
+        let limit = options.max_connections.or(self.options.connections);
+        let default = plimsoll::Limits::default().max_connections;
+        let figures = is_troubled.then(|| self.server.figures()).flatten();
+        Some(Own {
+            limit: limit.unwrap_or(u64::from(default)),
+            pressure: figures.and_then(|figures| figures.get("pressure").copied()),
+        })
+    }
+
+    /// How many to add: where nobody says how many, never so many that a server that accepts has its
+    /// queue overflow.
     fn step_size(&self) -> u64 {
-        let wanted = self.options.step.unwrap_or_else(|| {
-            self.options.connections.map_or(2_000, |all| all / 50).clamp(50, 2_000)
-        });
+        if let Some(asked) = self.options.step {
+            return asked.max(1);
+        }
+        let wanted = self.options.connections.map_or(2_000, |all| all / 50).clamp(50, 2_000);
         match self.server.queue() {
-            Some(queue) => wanted.min(u64::from(queue.limit).div_ceil(2)).max(1),
-            None => wanted.max(1),
+            Some(queue) => wanted.min(queue.granted.div_ceil(2)).max(1),
+            None => wanted,
         }
     }
 
     /// Has the last worker connect `count` times, or as often as it and its source can.
-    fn step(&mut self, count: u64, failures: u32) -> Result<Step> {
-        let full = |ramp: &Self| {
-            ramp.held.last().is_none_or(|held| *held >= ramp.workers.room(ramp.held.len() - 1))
-        };
-        if full(self) {
-            self.workers.add()?;
-            self.held.push(0);
-            self.dead.push(0);
+    pub(super) fn step(&mut self, count: u64, failures: u32) -> Result<Step> {
+        let is_full = self.held.last().is_none_or(|held| {
+            let worker = self.held.len() - 1;
+            *held >= self.workers.room(worker)
+        });
+        if is_full {
+            if let Some(why) = self.another_worker()? {
+                return Ok(Step::NoWorkers(why));
+            }
             // A fresh address, if there is one.
             self.source = None;
         }
@@ -199,7 +205,7 @@ impl<'a> Ramp<'a> {
         self.workers.ask(
             worker,
             &Request::Connect(Connect {
-                target: self.server.address,
+                target: self.server.address(),
                 source,
                 count: count.min(self.workers.room(worker) - self.held[worker]),
                 keep: Keep::Open,
@@ -212,34 +218,52 @@ impl<'a> Ramp<'a> {
         let connected = self.connected(worker)?;
         self.busy += begun.elapsed();
         self.held[worker] += connected.tally.established;
-        let mut tally = connected.tally;
+        Ok(self.ended_step(&connected))
+    }
+
+    /// Counts what a worker has made, and says how its step ended.
+    fn ended_step(&mut self, connected: &worker::Connected) -> Step {
+        let mut tally = connected.tally.clone();
         tally.in_flight = 0;
         self.from_source += tally.established;
-        let why = evidence::short_of(connected.why, self.from_source);
+        let why = short_of(connected.why, self.from_source, &self.before.limits);
         // A source without ports is not a failure while there are others.
         if why == Why::Ports {
             let misses: u64 =
                 errno::NO_PORT.iter().filter_map(|name| tally.errors.remove(*name)).sum();
             tally.attempted = tally.attempted.saturating_sub(misses);
-            self.sources.exhausted(source);
+            self.sources.exhausted(connected.source);
             self.source = None;
         }
         self.tally.add(&tally);
-        Ok(match why {
+        match why {
             Why::Ports if self.sources.is_empty() => Step::NoPorts,
             Why::Done | Why::Stopped | Why::Descriptors | Why::Ports => Step::More,
             why => Step::Met(why),
-        })
+        }
     }
 
-    /// Waits for the end of a worker's connects; tells it to stop on Ctrl-C.
-    fn connected(&mut self, worker: usize) -> Result<crate::worker::Connected> {
+    /// Waits for the end of a worker's connects; tells it to stop on Ctrl-C. Measures for how long none
+    /// of those in flight was answered.
+    fn connected(&mut self, worker: usize) -> Result<worker::Connected> {
         let mut told = false;
+        let mut moved = (Instant::now(), 0);
+        self.unanswered = Duration::ZERO;
         loop {
-            match self.workers.next(Duration::from_millis(20))? {
-                Some((_, Report::Connected(connected))) => return Ok(connected),
+            let report = self.workers.next(Duration::from_millis(20))?;
+            match report {
+                Some((_, Report::Connected(connected))) => {
+                    if connected.tally.established <= moved.1 {
+                        self.unanswered = self.unanswered.max(moved.0.elapsed());
+                    }
+                    return Ok(connected);
+                }
                 Some((_, Report::Progress(tally))) => {
-                    self.show(self.tally.established + tally.established);
+                    if tally.established > moved.1 {
+                        self.unanswered = self.unanswered.max(moved.0.elapsed());
+                        moved = (Instant::now(), tally.established);
+                    }
+                    self.show(self.tally.established + tally.established, moved.0.elapsed());
                 }
                 _ => {}
             }
@@ -251,143 +275,166 @@ impl<'a> Ramp<'a> {
         }
     }
 
-    /// Waits until the server has emptied its accept queue. Returns the depth at which it stopped
-    /// doing so, `None` when it is empty or cannot be seen.
-    fn drain(&mut self) -> Option<u64> {
-        let mut moved = (Instant::now(), u32::MAX);
-        loop {
-            let depth = self.server.queue()?.depth;
-            if depth == 0 || self.lab.is_interrupted() {
-                return None;
+    /// Waits until the server has emptied its accept queue. Returns what is left of it where the server
+    /// has not taken one out of it for as long as one connect may take; `None` when it is empty or
+    /// cannot be seen.
+    fn drain(&mut self) -> Result<Option<Stuck>> {
+        let begun = Instant::now();
+        // When the queue last became shorter, and its depth at the last look: meanwhile it may grow by
+        // clients whose packets are sent again.
+        let (mut moved, mut last) = (begun, u64::MAX);
+        let mut looked = begun;
+        let stuck = loop {
+            let Some(queue) = self.server.queue() else { break None };
+            self.slowness.deepest = self.slowness.deepest.max(queue.depth);
+            self.slowness.granted = queue.granted;
+            if queue.depth == 0 || self.lab.is_interrupted() {
+                break None;
             }
-            if depth < moved.1 {
-                moved = (Instant::now(), depth);
+            if queue.depth < last {
+                moved = Instant::now();
             }
-            if moved.0.elapsed() >= self.options.timeout.min(Duration::from_secs(2)) {
-                return Some(u64::from(depth));
+            last = queue.depth;
+            let still = moved.elapsed();
+            if still >= self.options.timeout {
+                break Some(Stuck { depth: queue.depth, still });
+            }
+            if looked.elapsed() >= LOOK_EVERY {
+                looked = Instant::now();
+                self.look(true)?;
+                self.show_waiting(queue.depth, still);
             }
             std::thread::sleep(Duration::from_millis(1));
+        };
+        self.slowness.waited += begun.elapsed();
+        Ok(stuck)
+    }
+
+    /// Looks at held connections: at the last worker's, and at all where one of those has ended, or
+    /// where it is time to. What has ended is added to the step's news, which are returned.
+    pub(super) fn look(&mut self, all: bool) -> Result<&Checked> {
+        let Some(last) = self.held.len().checked_sub(1) else { return Ok(&self.news) };
+        let mut sum = self.workers.check_one(last)?;
+        self.looks[last] = sum.clone();
+        let has_news = sum.ended.count > 0 || self.news.ended.count > 0;
+        let (at, took) = self.looked_at_all;
+        let is_time = at.elapsed() >= LOOK_EVERY.max(took * 20);
+        if last > 0 && (has_news || is_time || (all && at.elapsed() >= LOOK_EVERY)) {
+            let begun = Instant::now();
+            for worker in 0..last {
+                let found = self.workers.check_one(worker)?;
+                sum.add(&found);
+                self.looks[worker] = found;
+            }
+            self.looked_at_all = (begun, begun.elapsed());
+            self.server.watch();
+        }
+        sum.ended.add(&self.news.ended);
+        // An end is found as late as the rarest look.
+        sum.since_last_look_ms = sum.since_last_look_ms.max(self.news.since_last_look_ms);
+        let total = |of: fn(&Checked) -> u64| self.looks.iter().map(of).sum();
+        sum.alive = total(|one| one.alive);
+        sum.closed = total(|one| one.closed);
+        sum.reset = total(|one| one.reset);
+        self.news = sum;
+        Ok(&self.news)
+    }
+
+    /// Where the oldest connections have ended: makes no more for a while, and sees whether others
+    /// follow. Time alone ends those; a server that has too many would be content.
+    fn wait_where_time_may_tell(&mut self) -> Result<Option<worker::Ended>> {
+        let first = self.news.clone();
+        if first.ended.count == 0 || first.alive == 0 || !verdict::is_oldest(&first) {
+            return Ok(None);
+        }
+        self.wait_for_end();
+        let quiet = Duration::from_millis(first.ended.longest_quiet_ms.unwrap_or(0));
+        let patience = self.options.timeout.min(quiet + LOOK_EVERY * 4);
+        let begun = Instant::now();
+        let mut others = worker::Ended::default();
+        while begun.elapsed() < patience && self.ended.is_none() && !self.lab.is_interrupted() {
+            std::thread::sleep(Duration::from_millis(20));
+            let found = self.workers.check()?;
+            others.add(&found.ended);
+            if others.count > 0 {
+                break;
+            }
+            self.say_waits("whether time alone ends connections");
+        }
+        for worker in 0..self.held.len() {
+            self.looks[worker] = self.workers.check_one(worker)?;
+        }
+        self.looked_at_all.0 = Instant::now();
+        Ok(Some(others))
+    }
+
+    /// Waits a moment for the end of the server's process where it looks as if it had ended: a process
+    /// closes its sockets before it ends.
+    fn wait_for_end(&mut self) {
+        self.ended = self.ended.take().or_else(|| self.server.ended());
+        let refused = self.tally.errors.contains_key(errno::REFUSED);
+        let lost = self.news.ended.count;
+        let looks_ended = refused || lost > 0 && lost >= self.news.alive;
+        if self.server.pid().is_none() || !looks_ended {
+            return;
+        }
+        let deadline = Instant::now() + END_PATIENCE;
+        while self.ended.is_none() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+            self.ended = self.server.ended();
         }
     }
 
-    /// Connections of one worker that the server has ended since the last look.
-    fn newly_dead(&mut self, worker: usize) -> Result<u64> {
-        let found = self.workers.check_one(worker)?;
-        let dead = found.closed + found.reset;
-        let new = dead.saturating_sub(self.dead[worker]);
-        self.dead[worker] = dead;
-        Ok(new)
-    }
-
-    fn show(&self, connections: u64) {
+    fn show(&self, connections: u64, still: Duration) {
         let queued = self.server.queue().map_or(0, |queue| queue.depth);
-        let line = format!("{connections} connections, {queued} waiting to be accepted");
+        let waits = if still > Duration::from_secs(1) {
+            format!(
+                "; no connect was answered for {:.0} s, each may take {:.0} s",
+                still.as_secs_f64(),
+                self.options.timeout.as_secs_f64()
+            )
+        } else {
+            String::new()
+        };
+        let line = format!("{connections} connections, {queued} waiting to be accepted{waits}");
         self.lab.progress.step(connections, self.options.connections, &line);
     }
 
+    fn show_waiting(&self, depth: u64, still: Duration) {
+        let made = self.tally.established;
+        let line = format!(
+            "{made} connections, {depth} waiting to be accepted; the server has accepted none for \
+             {:.1} s, {:.0} s are waited for",
+            still.as_secs_f64(),
+            self.options.timeout.as_secs_f64()
+        );
+        self.lab.progress.step(made, self.options.connections, &line);
+    }
+
+    /// Says what is waited for.
+    pub(super) fn say_waits(&self, what: &str) {
+        let made = self.tally.established;
+        let line = format!("{made} connections; waiting for {what}");
+        self.lab.progress.step(made, self.options.connections, &line);
+    }
+
     fn sample(&mut self, always: bool) {
-        self.netstat = Netstat::read().ok();
         if !always && self.sampled.is_some_and(|at| at.elapsed() < SAMPLE_EVERY) {
             return;
         }
         self.sampled = Some(Instant::now());
-        self.show(self.tally.established);
-        let slabs = self.before.slabs.as_ref().zip(Slabs::read().ok());
+        self.show(self.tally.established, Duration::ZERO);
+        let now = self.server.snapshot(Depth::Full);
+        let slabs = self.before.slabs.as_ref().zip(now.slabs.as_ref());
         self.samples.push(CapacitySample {
             seconds: self.started.elapsed().as_secs_f64(),
             connections: self.tally.established,
-            server_rss_bytes: self.server.rss(),
-            available_bytes: Meminfo::read().ok().map(|memory| memory.available),
+            server_rss_bytes: now.server.as_ref().and_then(crate::observe::ProcessFamily::rss),
+            available_bytes: now.memory.map(|memory| memory.available),
             kernel_bytes: slabs
-                .map(|(before, now)| evidence::kernel_bytes(before, &now))
+                .map(|(before, now)| cost::kernel_bytes(before, now))
                 .unwrap_or_default(),
-            queued: self.server.queue().map(|queue| u64::from(queue.depth)),
+            queued: now.listener.map(|queue| queue.depth),
         });
-    }
-
-    /// Who is still alive, and what they cost.
-    fn measure(mut self, mut stop: Stop) -> Result<(Capacity, bool)> {
-        let queued = self.server.queue().map(|queue| u64::from(queue.depth));
-        // The first connection was made before the figures were read.
-        let measured = (self.tally.established - 1).saturating_sub(queued.unwrap_or(0));
-        // Of a connection that the server has ended, the client's end is still there: half of both.
-        let dead: u64 = self.dead.iter().sum();
-        let cost = self.cost(queued, measured.saturating_sub(dead / 2));
-        let measured = measured.saturating_sub(dead);
-        let nonpaged = self
-            .before
-            .nonpaged
-            .zip(Baseline::read().nonpaged)
-            .filter(|_| measured >= evidence::LEAST_FOR_COST)
-            .map(|(before, now)| (now as f64 - before as f64) / measured as f64);
-        let user = self
-            .rss_before
-            .zip(self.server.rss())
-            .and_then(|(before, now)| user_bytes_per_connection(before, now, measured));
-        let mut errors = std::mem::take(&mut self.tally.errors);
-        let (alive, probed) = self.alive(queued.unwrap_or(0), &mut errors)?;
-        if alive == 0 && !self.lab.is_interrupted() {
-            return Err(verdict::nobody_alive(
-                self.server.address,
-                self.tally.established,
-                &errors,
-            ));
-        }
-        verdict::mention(&mut stop, self.tally.established, alive, queued);
-        let counter_proof = verdict::counter_proof(&mut self, &stop)?;
-        let capacity = Capacity {
-            asked: self.options.connections,
-            attempted: self.tally.attempted,
-            established: self.tally.established,
-            alive,
-            probed,
-            stopped_by: stop.by,
-            stopped_side: stop.side,
-            evidence: stop.evidence,
-            counter_proof,
-            user_bytes_per_connection: user,
-            kernel_bytes_per_connection: cost.as_ref().map(|cost| cost.bytes),
-            kernel_objects: cost.map(|cost| cost.objects).unwrap_or_default(),
-            nonpaged_bytes_per_connection: nonpaged,
-            connects_per_second: (self.tally.established - 1) as f64
-                / self.busy.as_secs_f64().max(1e-6),
-            errors,
-            workers: self.workers.len() as u64,
-            source_addresses: self.sources.used(),
-            samples: self.samples,
-        };
-        Ok((capacity, self.lab.is_interrupted()))
-    }
-
-    /// Only where both ends are here, and the server's is whole: what waits to be accepted has no
-    /// inode yet.
-    fn cost(&self, queued: Option<u64>, measured: u64) -> Option<Cost> {
-        let waiting = queued?;
-        if waiting * 100 > measured {
-            return None;
-        }
-        evidence::one_end(self.before.slabs.as_ref()?, &Slabs::read().ok()?, measured)
-    }
-
-    /// How many are alive, and whether they were probed: an interrupted probe says nothing of those
-    /// it did not come to, so that all are looked at instead.
-    fn alive(&mut self, queued: u64, errors: &mut BTreeMap<String, u64>) -> Result<(u64, bool)> {
-        if self.options.probe && !self.lab.is_interrupted() {
-            let lab = self.lab;
-            let probed = self.workers.probe(&self.options.exchange, || !lab.is_interrupted())?;
-            if !lab.is_interrupted() {
-                for (name, count) in probed.errors {
-                    *errors.entry(name).or_default() += count;
-                }
-                return Ok((probed.alive, true));
-            }
-        }
-        let found = self.workers.check()?;
-        for (name, count) in [("closed", found.closed), ("reset", found.reset)] {
-            if count > 0 {
-                *errors.entry(name.to_owned()).or_default() += count;
-            }
-        }
-        Ok((found.alive.saturating_sub(queued), false))
     }
 }
