@@ -38,40 +38,12 @@ fn load_line(survey: &Survey) -> LoadLine {
 /// Figures of experiments that were run, and yet are not known: by name, with the reason.
 fn unmeasured(survey: &Survey) -> Vec<(String, String)> {
     let Some(held) = &survey.capacity else { return Vec::new() };
-    let mut reasons = Vec::new();
-    let mut missing = |name: &str, why: String| reasons.push((name.to_owned(), why));
-    let few = || {
-        format!(
-            "the memory of {} is lost among what else grows and shrinks: hold 1,000 and more",
-            units::connections(held.established)
-        )
-    };
-    if held.user_bytes_per_connection.is_none() {
-        let unseen = survey.server.as_ref().is_some_and(|server| server.pid.is_none());
-        missing(
-            "user_bytes_per_connection",
-            if unseen {
-                "the server's process is not known: run it as root or as the server's user on the \
-             server's machine, or name the process with --server-pid"
-                    .to_owned()
-            } else {
-                few()
-            },
-        );
-    }
-    if held.kernel_bytes_per_connection.is_none() {
-        missing(
-            "kernel_bytes_per_connection",
-            if held.established < LEAST_FOR_COST {
-                few()
-            } else {
-                "the kernel's objects cannot be counted: /proc/slabinfo is root's, and the server must \
-             be on this machine"
-                .to_owned()
-            },
-        );
-    }
-    reasons
+    let reasons = [
+        ("user_bytes_per_connection", &held.user_bytes_reason),
+        ("kernel_bytes_per_connection", &held.kernel_bytes_reason),
+    ];
+    let known = |(name, why): (&str, &Option<String>)| Some((name.to_owned(), why.clone()?));
+    reasons.into_iter().filter_map(known).collect()
 }
 
 fn sentences(survey: &Survey) -> Vec<String> {
@@ -563,9 +535,10 @@ mod tests {
     #[test]
     fn of_a_target_nothing_is_said_that_was_not_measured_on_it() {
         let mut survey = fixture::target().result;
-        survey.capacity.as_mut().unwrap().established = 10;
-        survey.capacity.as_mut().unwrap().kernel_bytes_per_connection = None;
-        survey.capacity.as_mut().unwrap().user_bytes_per_connection = None;
+        let held = survey.capacity.as_mut().unwrap();
+        (held.kernel_bytes_per_connection, held.user_bytes_per_connection) = (None, None);
+        held.kernel_bytes_reason = Some("the memory of 10 connections".to_owned());
+        held.user_bytes_reason = held.kernel_bytes_reason.clone();
         let survey = summarised(survey);
         assert_eq!((survey.load_line.queued, survey.load_line.accepts_per_second), (None, None));
         for name in ["user_bytes_per_connection", "kernel_bytes_per_connection"] {
