@@ -45,6 +45,8 @@ pub(crate) enum Check {
     Partial,
     /// `due` = `answered` + `late` + `lost`.
     AccountAddsUp,
+    /// `due` = `rate` × `duration`, give or take what falls due in 20 ms and one message.
+    DueByRate,
     /// There is no document: nothing could be measured.
     NoDocument,
 }
@@ -153,6 +155,7 @@ impl Outcome {
                 (partial != Some(&Value::Bool(true))).then(|| "it is not marked partial".to_owned())
             }
             Check::AccountAddsUp => self.wrong_account(),
+            Check::DueByRate => self.wrong_due(),
             Check::NoDocument => self.document.as_ref().map(|_| "it printed a document".to_owned()),
         }
     }
@@ -192,6 +195,17 @@ impl Outcome {
         };
         (due != answered + late + lost)
             .then(|| format!("due {due} is not answered {answered} + late {late} + lost {lost}"))
+    }
+
+    fn wrong_due(&self) -> Option<String> {
+        let number = |path: &str| self.at(path).and_then(Value::as_f64);
+        let (Some(due), Some(rate), Some(duration)) =
+            (number("/due"), number("/rate"), number("/duration"))
+        else {
+            return Some("due, rate or duration is missing".to_owned());
+        };
+        ((due - rate * duration).abs() > rate * 0.02 + 1.0)
+            .then(|| format!("due {due} is not rate {rate} × duration {duration}"))
     }
 
     /// "For 5.0 s" in a run of 0.3 s was not measured.
@@ -256,7 +270,7 @@ mod tests {
         let outcome = outcome(&json!({
             "stopped_by": "idle_timeout", "stopped_side": "server",
             "evidence": "it closes whoever is silent for 200 ms", "alive": 12, "queued": null,
-            "due": 6, "answered": 3, "late": 2, "lost": 1,
+            "due": 6, "answered": 3, "late": 2, "lost": 1, "rate": 3.0, "duration": 2.0,
             "samples": [{ "queued": null }],
         }));
         let complaints = outcome.complaints(&[
@@ -273,6 +287,7 @@ mod tests {
                 Check::AtLeast("/alive", 12.0),
                 Check::Within(0.3),
                 Check::AccountAddsUp,
+                Check::DueByRate,
             ],
         ]);
         assert_eq!(complaints, Vec::<String>::new());
@@ -282,7 +297,7 @@ mod tests {
     fn each_check_can_fail() {
         let outcome = outcome(&json!({
             "stopped_by": "limit", "stopped_side": "client", "evidence": "",
-            "alive": 12, "due": 6, "answered": 3, "late": 2, "lost": 0,
+            "alive": 12, "due": 6, "answered": 3, "late": 2, "lost": 0, "rate": 3.0, "duration": 3.0,
             "samples": [{ "queued": 3 }],
         }));
         for check in [
@@ -302,6 +317,7 @@ mod tests {
             Check::Within(0.2),
             Check::Partial,
             Check::AccountAddsUp,
+            Check::DueByRate,
             Check::NoDocument,
         ] {
             assert_eq!(outcome.complaints(&[&[check]]).len(), 1, "{check:?}");

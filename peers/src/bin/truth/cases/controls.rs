@@ -163,6 +163,22 @@ pub(super) const CASES: &[Case] = &[
         ..Case::PLAIN
     },
     Case {
+        name: "control-load-latency",
+        provokes: "replies after 200 ms, 500/s for 1 s: the last 100 come late",
+        server: Some(&["--reply-delay", "200ms", "--message-bytes", "64"]),
+        command: &["load", "--rate", "500", "--duration", "1s", "--connections", "20"],
+        expected: &[&[
+            Exit(&[0]),
+            // Every message was sent in time and answered as fast as all others.
+            Stopped(&[("limit", None)]),
+            Between("/due", 500.0, 500.0),
+            Between("/lost", 0.0, 0.0),
+            AccountAddsUp,
+            Between("/latency_us/p50", 200_000.0, 230_000.0),
+        ]],
+        ..Case::PLAIN
+    },
+    Case {
         name: "control-load-delay",
         provokes: "replies after 50 ms, a closed loop of 20 connections",
         kind: Kind::Long,
