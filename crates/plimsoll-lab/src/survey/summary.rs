@@ -7,7 +7,6 @@ use super::{fix::fix, target};
 use crate::results::{Compared, Doctor, Finding, LoadLine, StoppedBy, Survey, SurveyedServer};
 use crate::units;
 use crate::units::wrap;
-use crate::verdict::cost::LEAST_FOR_COST;
 
 /// Columns of the text.
 const WIDTH: usize = 92;
