@@ -117,7 +117,8 @@ pub(crate) struct TargetArgs {
     /// Measure the server at ADDR (host:port) instead of the embedded engine
     #[arg(long, value_name = "ADDR")]
     pub(crate) target: Option<String>,
-    /// The server's process, for its memory and processor time (the embedded one is known)
+    /// The server's process, for its memory, processor time and limits
+    /// [default: the process that holds the listening socket, where it can be seen]
     #[arg(long, value_name = "PID", requires = "target")]
     pub(crate) server_pid: Option<u32>,
     /// Allow a target that is not on loopback: only for servers that are yours to load
@@ -145,8 +146,9 @@ pub(crate) struct TargetsArgs {
     /// the servers are loaded in turns, and compared with the first
     #[arg(long, value_name = "ADDR")]
     pub(crate) target: Vec<String>,
-    /// The server's process, for its memory and processor time (the embedded one is known); given
-    /// as often as --target, in the same order
+    /// The server's process, for its memory, processor time and limits; given as often as --target,
+    /// in the same order
+    /// [default: the process that holds the listening socket, where it can be seen]
     #[arg(long, value_name = "PID", requires = "target")]
     pub(crate) server_pid: Vec<u32>,
     /// Allow a target that is not on loopback: only for servers that are yours to load

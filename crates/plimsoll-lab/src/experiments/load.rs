@@ -3,7 +3,7 @@
 //! The client is the engine itself: a shard that connects, or several for many connections. Closed
 //! loop: each connection has `depth` messages outstanding, and sends the next when a reply is there.
 //! Open loop: messages are sent by the clock, spread over the connections. Every message that was
-//! due is accounted for: [`account`] says how. A connection that ends after whole replies is made
+//! due is accounted for: `load/account.rs` says how. A connection that ends after whole replies is made
 //! anew, and what was not answered is sent again.
 
 mod account;

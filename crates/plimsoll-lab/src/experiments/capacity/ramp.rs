@@ -290,6 +290,9 @@ impl<'a> Ramp<'a> {
         // clients whose packets are sent again.
         let (mut moved, mut last) = (begun, u64::MAX);
         let mut looked = begun;
+        // A queue that is filled as fast as it is emptied keeps its depth: then the server's
+        // descriptors tell that it accepts.
+        let mut open = self.server_descriptors();
         let stuck = loop {
             let Some(queue) = self.server.queue() else { break None };
             self.slowness.deepest = self.slowness.deepest.max(queue.depth);
@@ -307,6 +310,11 @@ impl<'a> Ramp<'a> {
             }
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
+                let now_open = self.server_descriptors();
+                if now_open > open {
+                    moved = looked;
+                }
+                open = now_open;
                 self.look(true)?;
                 self.show_waiting(queue.depth, still);
             }
@@ -314,6 +322,12 @@ impl<'a> Ramp<'a> {
         };
         self.slowness.waited += begun.elapsed();
         Ok(stuck)
+    }
+
+    /// Descriptors that the server's processes have open; `None` where they are not known.
+    fn server_descriptors(&self) -> Option<u64> {
+        let family = self.server.family(Depth::Quick)?;
+        family.processes.iter().map(|one| one.descriptors).sum()
     }
 
     /// Looks at held connections: at the last worker's, and at all where one of those has ended, or

@@ -66,6 +66,12 @@ fn an_open_loop_that_kept_its_rate_is_at_its_limit() {
     is(&facts, StoppedBy::Limit, None, &[]);
     let facts = Facts { answered: 9000, late: 1000, ..open() };
     is(&facts, StoppedBy::Unknown, None, &["1,000 late"]);
+    // Replies that take 200 ms are on their way at the end, 1,000 of them at 5,000 a second.
+    let slow = Facts { median_seconds: Some(0.2), ..facts };
+    is(&slow, StoppedBy::Limit, None, &["1,000 late"]);
+    // A server that falls behind answers half of its messages within half of its last latency.
+    let behind = Facts { median_seconds: Some(0.1), ..slow };
+    is(&behind, StoppedBy::Unknown, None, &["1,000 late"]);
 }
 
 #[test]
