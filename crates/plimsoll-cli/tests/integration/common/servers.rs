@@ -2,6 +2,7 @@
 //! not installed, the reason is printed, and there is none.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::net::{SocketAddr, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
@@ -176,8 +177,19 @@ impl Server {
             Self::start("postgres", &[], port, &[&listen[..], &further].concat())?
         };
         server.folder = folder;
+        // It listens before it is ready, and turns away whoever comes meanwhile.
+        until("PostgreSQL lets a client in", || is_let_in(server.address));
         Some(server)
     }
+}
+
+/// Whether `PostgreSQL` answers a startup packet with a request for (no) authentication, `R`, and not
+/// with an error, `E`.
+fn is_let_in(postgres: SocketAddr) -> bool {
+    let Ok(mut client) = TcpStream::connect(postgres) else { return false };
+    let mut kind = [0];
+    let asked = client.write_all(b"\0\0\0\x17\0\x03\0\0user\0postgres\0\0");
+    asked.is_ok() && client.read_exact(&mut kind).is_ok() && kind == *b"R"
 }
 
 /// The program's path: as the shell finds it, or where Debian keeps what is root's,
