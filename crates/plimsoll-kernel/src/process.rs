@@ -301,7 +301,7 @@ impl Stat {
     }
 
     /// How it ended: of a process that has ended and was not waited for, where it may be seen. The
-    /// kernel writes 0 for those who may not see it, so that 0 says nothing.
+    /// kernel writes 0 for a process that may not see it, so that 0 says nothing.
     #[cfg(target_os = "linux")]
     fn exit(&self) -> Option<i32> {
         Some(self.exit_code).filter(|code| *code != 0)

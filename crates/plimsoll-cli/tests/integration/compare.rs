@@ -169,7 +169,7 @@ fn flags_that_do_not_fit_together_are_refused() {
     refused(&["load", "--repeat", "0"], 2, &["--repeat"]);
 }
 
-/// An echo server that stops listening once it has accepted so many connections.
+/// An echo server that stops listening once it has accepted the given number of connections.
 fn echo_for(connections: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = listener.local_addr().expect("it is bound");

@@ -1,4 +1,4 @@
-//! What `plimsoll` says ended an experiment: servers that end, pause, close who is idle, or tell that
+//! What `plimsoll` says ended an experiment: servers that end, pause, close idle connections, or say that
 //! they are full; and what the clients' own limits are.
 
 use std::path::Path;
@@ -24,7 +24,7 @@ fn begin(server: &Serve, arguments: &[&str]) -> Child {
         .expect("the command starts")
 }
 
-/// Waits until the server holds so many connections.
+/// Waits until the server holds the given number of connections.
 fn holds(server: &Serve, connections: usize) {
     let folder = format!("/proc/{}/fd", server.process.pid());
     until("the server holds its connections", || {

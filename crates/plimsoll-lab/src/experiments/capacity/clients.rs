@@ -12,7 +12,7 @@ const KEPT: u64 = 16;
 /// Descriptors of this process that one worker takes: its stdin and its stdout.
 const PER_WORKER: u64 = 2;
 
-/// Sees before the run whether the clients' side can hold so many connections; warns where it cannot.
+/// Checks before the run whether the clients can hold that many connections, and warns where not.
 ///
 /// # Errors
 /// [`Error::Machine`] where it can hold none.

@@ -1,4 +1,4 @@
-//! Who is still alive at the end, and what each costs.
+//! Which connections are still alive at the end, and what each costs.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -14,7 +14,7 @@ use crate::worker::{Connect, Keep, Report, Request};
 /// Connections made for a counter-proof.
 const PROOF: u64 = 64;
 
-/// The counter-proof of a verdict, in words; `None` where there is none to be had.
+/// The counter-proof of a verdict, in words; `None` where the limit cannot be raised.
 pub(super) fn counter_proof(ramp: &mut Ramp<'_>, stop: &Stop) -> Result<Option<String>> {
     let target = ramp.server.address();
     let loopback = target.is_ipv4() && target.ip().is_loopback();
