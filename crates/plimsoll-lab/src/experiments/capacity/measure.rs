@@ -187,6 +187,9 @@ impl Ramp<'_> {
 /// both ends are here, and the server's is whole: what waits to be accepted has no inode yet.
 fn kernel_cost(before: &Snapshot, after: &Snapshot, counted: Counted) -> Result<Cost, Reason> {
     let known = |reason: &str| Reason::Known(reason.to_owned());
+    if !cfg!(target_os = "linux") {
+        return Err(known("only Linux tells what its kernel's objects take"));
+    }
     let Some(queued) = counted.queued else {
         return Err(known(
             "the server's end is not seen: it listens on another machine, in another network \

@@ -101,6 +101,11 @@ impl Conversation {
         self.outstanding.len()
     }
 
+    /// Whether one of them has been sent: its reply will come, or its connection will end.
+    pub(super) fn awaits_reply(&self) -> bool {
+        self.sent_count > 0
+    }
+
     /// When they were intended.
     pub(super) fn intended(&self) -> impl Iterator<Item = u64> {
         self.outstanding.iter().map(|message| message.intended_ns)

@@ -51,10 +51,13 @@ impl Client {
         }
     }
 
-    /// Serves the lanes that have something to send. Returns whether some are left.
+    /// Serves the lanes that have something to send, each once. Returns whether some are left.
     pub(super) fn send_listed(&mut self, shard: &mut ShardContext<'_, Place>) -> bool {
-        while self.budget.is_left() {
-            let Some(number) = self.listed.pop_front() else { return false };
+        for _ in 0..self.listed.len() {
+            if !self.budget.is_left() {
+                break;
+            }
+            let Some(number) = self.listed.pop_front() else { break };
             let lane = self.lanes.get(number);
             lane.is_listed = false;
             let session = lane.session();
@@ -92,8 +95,8 @@ impl Client {
         (paced < schedule.due()).then(|| Nanos(start.0 + schedule.intended_ns(paced)))
     }
 
-    /// Sends what a lane has to send and its connection has room for. `false` where the turn's budget
-    /// ended before that.
+    /// Sends what a lane has to send and its connection has room for. `false` where it is to have
+    /// another turn: this one's budget ended before that, or room is about to be made by no reply.
     pub(super) fn send(&mut self, cx: &mut Context<'_, Place>, number: u32, now: Nanos) -> bool {
         loop {
             let bytes = match self.lanes.get(number).conversation.next_bytes() {
@@ -103,8 +106,9 @@ impl Client {
             };
             let queued = cx.outbox_bytes();
             if queued > 0 && queued + bytes > self.outbox_bytes {
-                // Replies that come make room; there is at least one outstanding.
-                return true;
+                // Replies that come make room. Where none is waited for, all that is queued has been
+                // answered: the system has sent it, and will say so in a moment.
+                return self.lanes.get(number).conversation.awaits_reply();
             }
             if !self.budget.is_left() {
                 return false;

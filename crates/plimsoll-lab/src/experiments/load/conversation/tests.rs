@@ -27,6 +27,16 @@ fn replies(exchange: &Exchange, count: u64, pieces: &[&[u8]]) -> (usize, Heard) 
     (done, last)
 }
 
+#[test]
+fn a_message_that_is_not_sent_awaits_no_reply() {
+    let pong = exchange("+PONG\r\n", ReplyEnd::Expectation);
+    let mut conversation = asked(1);
+    conversation.queue(1, 1);
+    assert!(conversation.awaits_reply());
+    assert_eq!(conversation.hear_reply(&pong, b"+PONG\r\n", |_| ()), Heard::Fine);
+    assert_eq!((conversation.outstanding(), conversation.awaits_reply()), (1, false));
+}
+
 fn said(text: &str) -> Heard {
     Heard::Said(text.into())
 }
