@@ -19,9 +19,9 @@ const WAITED: f64 = 0.1;
 /// An open loop has kept its rate where no more than this share of its messages was answered after
 /// the end, however fast the others were.
 const ON_THEIR_WAY: f64 = 0.01;
-/// Messages on their way at one moment are the rate times their latency (Little's law). With the
-/// median latency in its place a steady server has about once as many at the end; a server that
-/// falls behind evenly has twice as many, since its latency grows to twice its median.
+/// A server that keeps the rate has as many messages on their way at the end as in the middle: the
+/// rate times its latency (Little's law). One that falls behind evenly, however fast, has twice as
+/// many at the end.
 const STEADY: f64 = 1.5;
 
 /// A share of one core: what the busiest thread of a side used.
@@ -98,8 +98,8 @@ pub(crate) struct Facts {
     pub(crate) seconds_asked: f64,
     /// The time limit of a reply.
     pub(crate) timeout_seconds: f64,
-    /// The median latency of all messages that were due.
-    pub(crate) median_seconds: Option<f64>,
+    /// Messages that were due in the middle of the measured time, and had no reply by then.
+    pub(crate) at_middle: u64,
     pub(crate) errors: BTreeMap<String, u64>,
     pub(crate) said: Vec<UnexpectedReply>,
     pub(crate) end: End,
@@ -258,16 +258,19 @@ fn turned_away(facts: &Facts) -> Option<Stop> {
 
 fn kept_its_rate(facts: &Facts) -> Option<Stop> {
     let rate = facts.rate?;
-    let on_their_way = STEADY * rate * facts.median_seconds.unwrap_or(0.0);
+    let on_their_way = STEADY * facts.at_middle as f64;
     let most_late = (facts.due as f64 * ON_THEIR_WAY).max(on_their_way).max(1.0);
     let kept = facts.lost == 0 && facts.late as f64 <= most_late && facts.due > 0;
     kept.then(|| {
-        let text = format!(
-            "it kept its rate of {}: {}; {}",
-            units::rate(rate),
-            account(facts),
-            figures(facts)
-        );
+        let mut text = format!("it kept its rate of {}: {}", units::rate(rate), account(facts));
+        if facts.late > 0 {
+            let _ = write!(
+                text,
+                " ({} were on their way in the middle of the time)",
+                units::count(facts.at_middle)
+            );
+        }
+        let _ = write!(text, "; {}", figures(facts));
         Stop::new(StoppedBy::Limit, None, text)
     })
 }

@@ -88,6 +88,10 @@ pub(super) struct Account {
     pub(super) answered: u64,
     pub(super) late: u64,
     pub(super) lost: u64,
+    /// Messages that were on their way, or not sent, in the middle of the measured time: intended
+    /// before it, and without a whole reply by then.
+    pub(super) at_middle: u64,
+    middle_ns: u64,
     pub(super) latencies: Latencies,
     /// When messages were intended whose reply can never come. They are lost once the time limit
     /// has passed, and stand in the histogram with the whole time.
@@ -105,6 +109,8 @@ impl Account {
             answered: 0,
             late: 0,
             lost: 0,
+            at_middle: 0,
+            middle_ns: start_ns.saturating_add(nanos(duration / 2)),
             latencies: Latencies::up_to(duration.saturating_add(timeout)),
             hopeless: Vec::new(),
         }
@@ -129,6 +135,7 @@ impl Account {
     /// The reply to a message was whole at `now_ns`. Whether it counts as answered.
     pub(super) fn reply(&mut self, intended_ns: u64, now_ns: u64) -> bool {
         self.latencies.record(now_ns.saturating_sub(intended_ns));
+        self.at_middle += u64::from(self.was_waited_for_at_middle(intended_ns, now_ns));
         if now_ns <= self.end_ns {
             self.answered += 1;
         } else if now_ns <= self.deadline_ns {
@@ -137,6 +144,10 @@ impl Account {
             self.lost += 1;
         }
         now_ns <= self.end_ns
+    }
+
+    fn was_waited_for_at_middle(&self, intended_ns: u64, until_ns: u64) -> bool {
+        (intended_ns..until_ns).contains(&self.middle_ns)
     }
 
     /// The reply to a message can never come: its connection ended, or said something else.
@@ -154,6 +165,8 @@ impl Account {
     pub(super) fn close(&mut self, missing: impl IntoIterator<Item = u64>) {
         for intended_ns in std::mem::take(&mut self.hopeless).into_iter().chain(missing) {
             self.lost += 1;
+            let waited = self.was_waited_for_at_middle(intended_ns, self.deadline_ns);
+            self.at_middle += u64::from(waited);
             self.latencies.record(self.deadline_ns.saturating_sub(intended_ns));
         }
     }
@@ -168,6 +181,7 @@ impl Account {
         self.answered += other.answered;
         self.late += other.late;
         self.lost += other.lost;
+        self.at_middle += other.at_middle;
         self.latencies.join(&other.latencies);
     }
 }

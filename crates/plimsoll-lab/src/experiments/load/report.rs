@@ -91,9 +91,7 @@ fn facts(options: &Options, outcome: &Outcome, watched: &Watched, watch: &Watch)
         seconds: outcome.seconds,
         seconds_asked: options.duration.as_secs_f64(),
         timeout_seconds: options.timeout.as_secs_f64(),
-        median_seconds: account
-            .and_then(|account| account.latencies.summary())
-            .map(|latency| latency.p50 / 1e6),
+        at_middle: account.map_or(0, |account| account.at_middle),
         errors: outcome.errors.clone(),
         said: outcome.said.iter().map(said).collect(),
         end: match (watch.interrupted, outcome.cut) {

@@ -67,10 +67,10 @@ fn an_open_loop_that_kept_its_rate_is_at_its_limit() {
     let facts = Facts { answered: 9000, late: 1000, ..open() };
     is(&facts, StoppedBy::Unknown, None, &["1,000 late"]);
     // Replies that take 200 ms are on their way at the end, 1,000 of them at 5,000 a second.
-    let slow = Facts { median_seconds: Some(0.2), ..facts };
-    is(&slow, StoppedBy::Limit, None, &["1,000 late"]);
-    // A server that falls behind answers half of its messages within half of its last latency.
-    let behind = Facts { median_seconds: Some(0.1), ..slow };
+    let slow = Facts { at_middle: 1000, ..facts };
+    is(&slow, StoppedBy::Limit, None, &["1,000 late (1,000 were on their way in the middle"]);
+    // A server that falls behind has half of what is late in the end behind it in the middle.
+    let behind = Facts { at_middle: 500, ..slow };
     is(&behind, StoppedBy::Unknown, None, &["1,000 late"]);
 }
 

@@ -120,7 +120,9 @@ proptest! {
         let schedule = Schedule::new(rate as f64, duration);
         let mut account = Account::new(start_ns, duration, timeout);
         let (end, deadline) = (account.end_ns(), account.deadline_ns());
+        let middle = start_ns + duration.as_nanos() as u64 / 2;
         let (mut counts, mut times, mut missing) = ([0; 3], Vec::new(), Vec::new());
+        let mut at_middle = 0;
         for number in 0..schedule.due() {
             let at = start_ns + schedule.intended_ns(number);
             let (comes, share, gives_up) = replies[number as usize % replies.len()];
@@ -129,6 +131,7 @@ proptest! {
             let (count, time) = fate(at, reply, end, deadline);
             counts.iter_mut().zip(count).for_each(|(sum, one)| *sum += one);
             times.push(time);
+            at_middle += u64::from(at <= middle && middle < at + time);
             match reply {
                 Some(delay) => _ = account.reply(at, at + delay),
                 None if gives_up => account.give_up(at),
@@ -138,6 +141,7 @@ proptest! {
         account.close(missing);
         prop_assert_eq!([account.answered, account.late, account.lost], counts);
         prop_assert_eq!(account.total(), schedule.due());
+        prop_assert_eq!(account.at_middle, at_middle);
         times.sort_unstable();
         if let Some(latency) = account.latencies.summary() {
             let at = |quantile: f64| {
