@@ -72,14 +72,14 @@ impl Nanos {
 
 /// The time of `CLOCK_MONOTONIC`; no system call.
 #[cfg(unix)]
-fn monotonic() -> Nanos {
+pub(crate) fn monotonic() -> Nanos {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Nanos(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
 }
 
 /// The time of `QueryPerformanceCounter`, since the first that was asked for.
 #[cfg(windows)]
-fn monotonic() -> Nanos {
+pub(crate) fn monotonic() -> Nanos {
     static START: std::sync::OnceLock<std::time::Instant> = std::sync::OnceLock::new();
     let start = START.get_or_init(std::time::Instant::now);
     // One more: 0 is before all times.

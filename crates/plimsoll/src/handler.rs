@@ -16,11 +16,14 @@ use crate::session::life::Writing;
 ///
 /// A callback that panics costs its session ([`Reason::Panicked`]), not the shard.
 pub trait Handler: 'static {
-    /// What the handler keeps for each session, in the shard's table. Dropped and made anew when
-    /// the slot is reused.
+    /// What the handler keeps for each session, in the shard's table. It is dropped when the session
+    /// is over: after [`Handler::on_disconnect`], once nothing of its connection is in flight. The
+    /// next session's is made in that moment, or when the slot is used for the first time. A panic of
+    /// either ends the server ([`crate::Error::Panicked`]).
     type State: Default + 'static;
 
-    /// The shard begins: connect outgoing sessions here.
+    /// The shard begins: connect outgoing sessions here. A panic makes [`crate::Builder::start`] fail
+    /// with [`crate::Error::Begin`].
     fn on_start(&mut self, shard: &mut ShardContext<'_, Self::State>) {
         let _ = shard;
     }
@@ -78,7 +81,10 @@ pub trait Handler: 'static {
     }
 
     /// A turn of the shard has ended. Returns when, at the latest, the next should begin: a pace
-    /// finer than the wheel's 16.8 ms. `None`, the default: whenever there is something to do.
+    /// finer than the wheel's 16.8 ms. [`ShardContext::now`] is at once; `None`, the default, is
+    /// whenever there is something to do. A moment that had passed when the turn began is a mistake
+    /// that would keep a processor busy: it is taken for one millisecond from now, counted
+    /// ([`crate::Metrics::turns_in_the_past`]) and logged once for each shard.
     fn on_turn(&mut self, shard: &mut ShardContext<'_, Self::State>) -> Option<Nanos> {
         let _ = shard;
         None

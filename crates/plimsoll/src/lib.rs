@@ -36,6 +36,7 @@
 mod acceptor;
 mod budget;
 pub mod buffer;
+mod deadline;
 pub mod driver;
 mod handler;
 mod mailbox;
@@ -48,7 +49,7 @@ mod shard;
 
 pub use budget::{DRAIN_WINDOW, DryRun, Limits, Shed, WhenFull};
 pub use handler::{Context, Handler, Queue, ShardContext};
-pub use mailbox::{Full, MAILBOX, Remote};
+pub use mailbox::{MAILBOX, Remote, Undelivered};
 pub use metrics::{Metrics, TURN_TIMES};
 pub use monitor::Pressure;
 pub use reason::Reason;

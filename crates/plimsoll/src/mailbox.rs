@@ -6,7 +6,6 @@ use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use crossbeam_queue::ArrayQueue;
 
@@ -24,26 +23,34 @@ pub(crate) enum Mail {
     Message(Box<dyn Any + Send>),
     /// Reconcile the accounts, and tell what does not agree.
     Audit(std::sync::mpsc::Sender<Result<(), String>>),
-    /// Drain: what is still there after this time is cut.
-    Drain(Duration),
 }
 
 /// One shard's mailbox, and its doorbell.
 pub(crate) struct Mailbox {
     queue: ArrayQueue<Mail>,
     doorbell: Arc<dyn Wake>,
+    /// Nobody reads it any more.
+    ended: AtomicBool,
 }
 
 impl Mailbox {
     pub(crate) fn new(doorbell: Arc<dyn Wake>) -> Self {
-        Self { queue: ArrayQueue::new(MAILBOX), doorbell }
+        Self { queue: ArrayQueue::new(MAILBOX), doorbell, ended: AtomicBool::new(false) }
     }
 
-    /// Puts mail in and rings; gives it back where the box is full.
-    pub(crate) fn put(&self, mail: Mail) -> Result<(), Mail> {
-        self.queue.push(mail)?;
+    /// Puts mail in and rings.
+    pub(crate) fn put(&self, mail: Mail) -> Result<(), Undelivered> {
+        if self.ended.load(Ordering::Acquire) {
+            return Err(Undelivered::Ended);
+        }
+        self.queue.push(mail).map_err(|_| Undelivered::Full)?;
         self.doorbell.wake();
         Ok(())
+    }
+
+    /// Its shard has ended: nothing is taken in any more.
+    pub(crate) fn end(&self) {
+        self.ended.store(true, Ordering::Release);
     }
 
     pub(crate) fn take(&self) -> Option<Mail> {
@@ -101,15 +108,31 @@ impl<S> HandOver<S> {
     }
 }
 
-/// A mailbox was full: the message was not taken. Send less, or later.
+/// Why a message was not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the shard's mailbox is full ({MAILBOX} messages): send less, or later")]
-pub struct Full;
+#[non_exhaustive]
+pub enum Undelivered {
+    /// The shard's mailbox holds [`MAILBOX`] messages.
+    #[error("the shard's mailbox is full ({MAILBOX} messages): send less, or later")]
+    Full,
+    /// The shard has ended, by a drain or a failure: nobody would read it.
+    #[error("the shard has ended: nobody would read the message")]
+    Ended,
+    /// There is no such shard.
+    #[error("there is no shard {shard}: the server has {shards}, numbered from 0")]
+    NoShard {
+        /// The one that was named.
+        shard: u32,
+        /// How many there are.
+        shards: u32,
+    },
+}
 
 /// Reaches the shards of a running server from any thread. Cheap to clone.
 ///
-/// A message for a session that has gone by the time it is read is counted
-/// ([`crate::Metrics::mail_gone`]), and never given to another session.
+/// A message that was taken is read, unless the shard ends before: by a failure, or at the end of a
+/// drain. One for a session that has gone by then is counted ([`crate::Metrics::mail_gone`]), and
+/// never given to another session.
 #[derive(Clone)]
 pub struct Remote {
     pub(crate) shards: Arc<[Arc<Mailbox>]>,
@@ -120,8 +143,8 @@ impl Remote {
     ///
     /// # Errors
     ///
-    /// [`Full`].
-    pub fn send(&self, id: SessionId, bytes: impl Into<Arc<[u8]>>) -> Result<(), Full> {
+    /// [`Undelivered`].
+    pub fn send(&self, id: SessionId, bytes: impl Into<Arc<[u8]>>) -> Result<(), Undelivered> {
         self.put(id.shard, Mail::Send(id, bytes.into()))
     }
 
@@ -129,8 +152,8 @@ impl Remote {
     ///
     /// # Errors
     ///
-    /// [`Full`].
-    pub fn disconnect(&self, id: SessionId) -> Result<(), Full> {
+    /// [`Undelivered`].
+    pub fn disconnect(&self, id: SessionId) -> Result<(), Undelivered> {
         self.put(id.shard, Mail::Disconnect(id))
     }
 
@@ -138,8 +161,8 @@ impl Remote {
     ///
     /// # Errors
     ///
-    /// [`Full`], where any shard's mailbox was: the others have it, and do send.
-    pub fn broadcast(&self, bytes: impl Into<Arc<[u8]>>) -> Result<(), Full> {
+    /// The first shard's that did not take it: the others have it, and do send.
+    pub fn broadcast(&self, bytes: impl Into<Arc<[u8]>>) -> Result<(), Undelivered> {
         let bytes = bytes.into();
         let mut result = Ok(());
         for shard in 0..self.shards.len() {
@@ -152,8 +175,8 @@ impl Remote {
     ///
     /// # Errors
     ///
-    /// [`Full`]; a shard that does not exist is full.
-    pub fn message(&self, shard: u32, message: Box<dyn Any + Send>) -> Result<(), Full> {
+    /// [`Undelivered`].
+    pub fn message(&self, shard: u32, message: Box<dyn Any + Send>) -> Result<(), Undelivered> {
         self.put(shard, Mail::Message(message))
     }
 
@@ -162,9 +185,14 @@ impl Remote {
         self.shards.len() as u32
     }
 
-    fn put(&self, shard: u32, mail: Mail) -> Result<(), Full> {
-        let mailbox = self.shards.get(shard as usize).ok_or(Full)?;
-        mailbox.put(mail).map_err(|_| Full)
+    fn put(&self, shard: u32, mail: Mail) -> Result<(), Undelivered> {
+        let none = Undelivered::NoShard { shard, shards: self.shards() };
+        self.shards.get(shard as usize).ok_or(none)?.put(mail)
+    }
+
+    /// Has every shard look around.
+    pub(crate) fn ring_all(&self) {
+        self.shards.iter().for_each(|mailbox| mailbox.ring());
     }
 }
 

@@ -170,6 +170,8 @@ counters! {
     stale,
     /// Messages from outside for a session that had gone.
     mail_gone,
+    /// Times that [`crate::Handler::on_turn`] asked for a turn in the past.
+    turns_in_the_past,
     /// Turns of the shards.
     turns,
     /// Nanoseconds in turns: what the shards worked, waits and the kernel's part left out.

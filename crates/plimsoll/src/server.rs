@@ -4,27 +4,27 @@ mod error;
 mod listener;
 mod plan;
 mod seats;
+mod shared;
+mod thread;
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::acceptor::ledger::Ledger;
-use crate::acceptor::peers::Peers;
-use crate::acceptor::service::ServiceSet;
-use crate::budget::{Dry, Limits};
-use crate::buffer::Arena;
-use crate::driver::{Driver, Nanos};
+use crate::budget::Limits;
+use crate::deadline::Deadline;
+use crate::driver::{Driver, monotonic};
 use crate::handler::Handler;
-use crate::mailbox::{HandOver, Mail, Mailbox, Remote};
-use crate::metrics::{AllCounters, Counters, Metrics};
+use crate::mailbox::{Mail, Remote};
+use crate::metrics::{AllCounters, Metrics};
 use crate::monitor::{Gauge, Monitor, Pressure};
 use crate::reason::Reason;
-use crate::shard::{Link, Parts, Profile, Shard};
+use crate::shard::Profile;
 pub use error::Error;
-use plan::Plan;
 use seats::Seats;
+use shared::Shared;
+use thread::{ShardEnd, ShardThread, Threads};
 
 /// Which kernel interface a server uses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -142,53 +142,44 @@ impl Builder {
         self
     }
 
-    /// Starts the shards. `factory` is called once on each shard's thread, with its number.
+    /// Starts the shards, and returns when all have begun: `factory` has been called on each shard's
+    /// thread, with its number, and [`Handler::on_start`] after it.
     ///
     /// # Errors
     ///
-    /// Where the address cannot be used, the limits are nonsense or more than the machine has, or
-    /// the kernel interface is not to be had. Nothing runs then.
+    /// Where the address cannot be used, the limits are nonsense or more than the machine has, the
+    /// kernel interface is not to be had, or `factory` or [`Handler::on_start`] panics
+    /// ([`Error::Begin`]). Nothing runs then.
     pub fn start<H, F>(self, factory: F) -> Result<Running, Error>
     where
         H: Handler,
         F: Fn(u32) -> H + Send + Sync + 'static,
     {
         self.limits.check().map_err(Error::Limits)?;
+        let factory = Arc::new(factory);
         match self.choice {
             #[cfg(target_os = "linux")]
-            Choice::Uring => {
-                let seats = Seats::uring(&self)?;
-                self.open(seats, factory)
-            }
+            Choice::Uring => self.run(&Seats::uring(&self)?, factory),
             #[cfg(target_os = "linux")]
-            Choice::Auto => match Seats::uring(&self) {
-                Ok(seats) => self.open(seats, factory),
-                Err(Error::NoDriver(why)) => {
-                    tracing::warn!(%why, "no io_uring here: connections are served on epoll");
-                    let seats = Seats::ready(&self)?;
-                    self.open(seats, factory)
-                }
-                Err(error) => Err(error),
-            },
-            #[cfg(all(unix, not(target_os = "linux")))]
             Choice::Auto => {
-                let seats = Seats::ready(&self)?;
-                self.open(seats, factory)
+                match Seats::uring(&self).and_then(|seats| self.run(&seats, factory.clone())) {
+                    Err(Error::NoDriver(why)) => {
+                        tracing::warn!(%why, "no io_uring here: connections are served on epoll");
+                        self.run(&Seats::ready(&self)?, factory)
+                    }
+                    started => started,
+                }
             }
+            #[cfg(all(unix, not(target_os = "linux")))]
+            Choice::Auto => self.run(&Seats::ready(&self)?, factory),
             #[cfg(unix)]
-            Choice::Ready => {
-                let seats = Seats::ready(&self)?;
-                self.open(seats, factory)
-            }
+            Choice::Ready => self.run(&Seats::ready(&self)?, factory),
             #[cfg(not(target_os = "linux"))]
             Choice::Uring => {
                 Err(Error::NoDriver("io_uring is Linux' own; choose `Ready` or `Auto`".into()))
             }
             #[cfg(windows)]
-            Choice::Auto | Choice::Iocp => {
-                let seats = Seats::iocp(&self)?;
-                self.open(seats, factory)
-            }
+            Choice::Auto | Choice::Iocp => self.run(&Seats::iocp(&self)?, factory),
             #[cfg(not(windows))]
             Choice::Iocp => Err(Error::NoDriver(
                 "completion ports are Windows' own; choose `Uring`, `Ready` or `Auto`".into(),
@@ -200,178 +191,35 @@ impl Builder {
         }
     }
 
-    /// Opens the listener, and runs.
-    fn open<D, H, F>(self, mut seats: Seats<D>, factory: F) -> Result<Running, Error>
+    /// Has each shard's driver made on a thread of its own, opens the listener, and starts them.
+    fn run<D, H, F>(&self, seats: &Seats<D>, factory: Arc<F>) -> Result<Running, Error>
     where
-        D: Driver<Listener = TcpListener> + Send + 'static,
+        D: Driver<Listener = TcpListener, Socket: Send> + 'static,
         H: Handler,
         F: Fn(u32) -> H + Send + Sync + 'static,
     {
+        let (mut threads, mut made) = (Threads(Vec::new()), Vec::new());
+        for number in 0..seats.plan.shards {
+            let (thread, one) = ShardThread::start(number, seats.maker(), factory.clone())?;
+            threads.0.push(thread);
+            made.push(one);
+        }
+        seats.check(&made)?;
         let listener = self.listen.as_deref().map(|at| listener::open(at, &self.limits));
-        let listener = listener.transpose()?;
+        let mut listener = listener.transpose()?;
         let address = listener.as_ref().and_then(|listener| listener.local_addr().ok());
-        if let Some(listener) = listener {
-            seats.drivers[0].0.listen(listener);
+        let shared = Shared::new(self, seats.plan, address.is_some(), &made);
+        for (number, thread) in threads.0.iter().enumerate() {
+            thread.give(shared.order(self, number, listener.take()));
         }
-        self.run(seats.drivers, seats.plan, address, factory)
-    }
-
-    /// Starts a thread for each driver.
-    fn run<D, H, F>(
-        self,
-        seats: Vec<(D, Arena)>,
-        plan: Plan,
-        address: Option<SocketAddr>,
-        factory: F,
-    ) -> Result<Running, Error>
-    where
-        D: Driver + Send + 'static,
-        H: Handler,
-        F: Fn(u32) -> H + Send + Sync + 'static,
-    {
-        let features = seats[0].0.features().clone();
-        let wakers: Vec<_> = seats.iter().map(|(driver, _)| driver.waker()).collect();
-        let permits = self.limits.max_connections.max(1);
-        let ledger = Arc::new(Ledger::new(permits, seats.len(), wakers[0].clone()));
-        let gauge: Arc<Gauge> = Arc::default();
-        let service =
-            self.limits.service_set.filter(|_| self.profile == Profile::Throughput).map(|most| {
-                let time = self.limits.service_time;
-                let set = ServiceSet::new(most, time, wakers.clone(), plan.slots);
-                Arc::new(set.in_dry_run(self.limits.dry_run.has(Dry::ServiceSet)))
-            });
-        let peers = self.limits.max_per_peer.map(|most| Arc::new(Peers::new(most, permits)));
-        let links: Arc<[Link<D::Socket>]> = wakers
-            .into_iter()
-            .map(|waker| Link {
-                mailbox: Arc::new(Mailbox::new(waker)),
-                handed: HandOver::new(plan.slots as usize),
-            })
-            .collect();
-        let counters: Arc<[Arc<Counters>]> = seats.iter().map(|_| Arc::default()).collect();
-        let remote = Remote { shards: links.iter().map(|link| link.mailbox.clone()).collect() };
-        let factory = Arc::new(factory);
-        let threads = Vec::new();
-        let mut running = Running {
-            address,
-            remote,
-            counters: AllCounters(counters),
-            threads,
-            features,
-            gauge: gauge.clone(),
-            monitor: None,
-        };
-        for (number, (driver, arena)) in seats.into_iter().enumerate() {
-            let parts = Parts {
-                number: number as u32,
-                profile: self.profile,
-                limits: self.limits.clone(),
-                slots: plan.slots,
-                outgoing: plan.outgoing,
-                arena,
-                links: links.clone(),
-                ledger: ledger.clone(),
-                peers: peers.clone(),
-                service: service.clone(),
-                gauge: gauge.clone(),
-                counters: running.counters.0[number].clone(),
-                accepts: number == 0 && address.is_some(),
-            };
-            let (factory, spin) = (factory.clone(), self.spin);
-            let remote = running.remote();
-            let thread = std::thread::Builder::new()
-                .name(format!("shard {number}"))
-                .spawn(move || {
-                    let mut alarm = Alarm { remote, armed: true };
-                    let end = drive(Shard::new(driver, factory(parts.number), parts), spin);
-                    alarm.armed = end.error.is_some();
-                    end
-                })
-                // Dropped here, `running` ends the shards that were started.
-                .map_err(Error::Thread)?;
-            running.threads.push(thread);
-        }
-        let shards = running.remote.shards.clone();
-        let wake_all = move |_| shards.iter().for_each(|mailbox| mailbox.ring());
-        running.monitor = Some(Monitor::start(&gauge, wake_all).map_err(Error::Thread)?);
+        threads.0.iter().try_for_each(ShardThread::has_begun)?;
+        let mut running = shared.running(address, made.swap_remove(0).features);
+        let remote = running.remote();
+        let monitor = Monitor::start(&running.gauge, move |_| remote.ring_all());
+        running.monitor = Some(monitor.map_err(Error::Thread)?);
+        running.threads = threads.go();
         Ok(running)
     }
-}
-
-/// A turn that takes longer is told of: all sessions of its shard waited.
-const LONG_TURN: Duration = Duration::from_millis(100);
-/// Time between two such lines.
-const LOG_EVERY: Duration = Duration::from_secs(1);
-/// In builds with debug assertions the accounts are reconciled after so many turns.
-const TURNS_PER_AUDIT: u32 = 128;
-
-/// A shard's thread.
-fn drive<D: Driver, H: Handler>(mut shard: Shard<D, H>, spin: bool) -> ShardEnd {
-    let mut now = shard.driver().now();
-    let mut told = None;
-    let mut turns = 0_u32;
-    loop {
-        let until = shard.turn(now);
-        let end = shard.driver().now();
-        let took = end.since(now);
-        shard.counters().count_turn(took);
-        if took > LONG_TURN && told.is_none_or(|told| end.since(told) > LOG_EVERY) {
-            told = Some(end);
-            let handler = std::any::type_name::<H>();
-            let (called, shard) = (shard.called(), shard.number());
-            let (callback, callbacks) = (called.last, called.count);
-            tracing::warn!(%handler, callback, callbacks, shard, ?took, "a handler blocks its shard");
-        }
-        turns = turns.wrapping_add(1);
-        if cfg!(debug_assertions) && turns.is_multiple_of(TURNS_PER_AUDIT) {
-            shard.audit().expect("the accounts agree with what is there");
-        }
-        if shard.is_drained() {
-            return ShardEnd { blocks_lost: shard.settle_accounts(), error: None };
-        }
-        let until = if spin { Some(Nanos(0)) } else { until };
-        match shard.wait(until) {
-            Ok(later) => now = later,
-            Err(error) => return ShardEnd { blocks_lost: 0, error: Some(error) },
-        }
-    }
-}
-
-/// Cuts all shards when the one that holds it fails or panics: the others would go on taking
-/// connections, some of them for a shard that is gone.
-struct Alarm {
-    remote: Remote,
-    armed: bool,
-}
-
-impl Drop for Alarm {
-    fn drop(&mut self) {
-        if self.armed {
-            ask_to_drain(&self.remote, Duration::ZERO);
-        }
-    }
-}
-
-/// Has all shards drain.
-fn ask_to_drain(remote: &Remote, within: Duration) {
-    for mailbox in remote.shards.iter() {
-        let mut mail = Mail::Drain(within);
-        // A full mailbox is read within a turn or two, or never, where its shard has ended.
-        for _ in 0..10_000 {
-            match mailbox.put(mail) {
-                Ok(()) => break,
-                Err(back) => mail = back,
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-}
-
-/// How a shard's thread ended.
-#[derive(Debug)]
-struct ShardEnd {
-    blocks_lost: usize,
-    error: Option<std::io::Error>,
 }
 
 /// A running server. Dropping it cuts every session and stops it.
@@ -380,6 +228,7 @@ pub struct Running {
     address: Option<SocketAddr>,
     remote: Remote,
     counters: AllCounters,
+    deadline: Arc<Deadline>,
     threads: Vec<JoinHandle<ShardEnd>>,
     features: crate::driver::Features,
     gauge: Arc<Gauge>,
@@ -465,7 +314,7 @@ impl Running {
         let (answer, answers) = std::sync::mpsc::channel();
         for mailbox in self.remote.shards.iter() {
             let asked = mailbox.put(Mail::Audit(answer.clone()));
-            asked.map_err(|_| Error::Audit("a shard's mailbox is full".into()))?;
+            asked.map_err(|why| Error::Audit(why.to_string()))?;
         }
         let deadline = std::time::Instant::now() + patience;
         for _ in self.remote.shards.iter() {
@@ -485,7 +334,7 @@ impl Running {
     /// Where a shard had ended early, with the error that it ended with.
     pub fn drain(mut self, within: Duration) -> Result<DrainReport, Error> {
         let before = self.metrics();
-        ask_to_drain(&self.remote, within);
+        self.ask_to_drain(within);
         let ends = self.join()?;
         let after = self.metrics();
         let cut = Reason::CutByDrain.number();
@@ -509,6 +358,12 @@ impl Running {
         self.threads.iter().any(JoinHandle::is_finished)
     }
 
+    /// Has all shards drain, until the same moment.
+    fn ask_to_drain(&self, within: Duration) {
+        self.deadline.set(monotonic().after(within));
+        self.remote.ring_all();
+    }
+
     fn join(&mut self) -> Result<Vec<ShardEnd>, Error> {
         // All of them, whatever one says.
         let joined: Vec<_> = self.threads.drain(..).map(JoinHandle::join).collect();
@@ -527,7 +382,7 @@ impl Running {
 impl Drop for Running {
     fn drop(&mut self) {
         if !self.threads.is_empty() {
-            ask_to_drain(&self.remote, Duration::ZERO);
+            self.ask_to_drain(Duration::ZERO);
             let _ = self.join();
         }
     }

@@ -7,6 +7,7 @@
 mod accepting;
 mod audit;
 mod ending;
+mod hungry;
 mod operations;
 mod pressure;
 mod reading;
@@ -21,7 +22,9 @@ mod simulated;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::time::Duration;
 
+use self::hungry::Hungry;
 use self::operations::Operations;
 use self::pressure::Shedding;
 use self::service::Service;
@@ -32,17 +35,18 @@ use crate::acceptor::peers::Peers;
 use crate::acceptor::service::ServiceSet;
 use crate::budget::{Dry, Limits, WhenFull};
 use crate::buffer::{Arena, Memory, Span};
+use crate::deadline::Deadline;
 use crate::driver::{Completion, Driver, Kind, MAX_SPANS, Nanos, Token};
 use crate::handler::{Context, Handler, ShardContext};
-use crate::mailbox::{HandOver, Handed, Mail, Mailbox};
+use crate::mailbox::{HandOver, Handed, MAILBOX, Mail, Mailbox};
 use crate::metrics::Counters;
 use crate::monitor::Gauge;
 use crate::reason::Reason;
 use crate::session::chain::Links;
 use crate::session::core::{Called, Core, Slow};
-use crate::session::life::{Life, Reading};
+use crate::session::life::Life;
 use crate::session::table::Table;
-use crate::session::wheel::{NONE, Tick, Wheel};
+use crate::session::wheel::{Tick, Wheel};
 
 /// What a server is tuned for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -62,7 +66,7 @@ pub(crate) struct Link<S> {
     pub handed: HandOver<S>,
 }
 
-/// What a shard is made of, but for its driver and handler.
+/// What a shard is made of, but for its driver, arena and handler.
 pub(crate) struct Parts<S> {
     pub number: u32,
     pub profile: Profile,
@@ -71,9 +75,10 @@ pub(crate) struct Parts<S> {
     pub slots: u32,
     /// Of these, the most that its handler may connect.
     pub outgoing: u32,
-    pub arena: Arena,
     pub links: Arc<[Link<S>]>,
     pub ledger: Arc<Ledger>,
+    /// When what is left is cut, once a drain has been asked for.
+    pub deadline: Arc<Deadline>,
     /// Connections by peer, where each may have only so many.
     pub peers: Option<Arc<Peers>>,
     /// Whose turn it is to be read, where not all are read at once.
@@ -91,6 +96,8 @@ const BATCH: usize = 1024;
 const MAIL_PER_TURN: usize = 256;
 /// Timers fired in one turn.
 const TIMERS_PER_TURN: usize = 1024;
+/// A handler that asks for a turn in the past has it so much later.
+const FOR_THE_PAST: Duration = Duration::from_millis(1);
 /// Blocks lent to streams: twice what one wait brings at most, so that the kernel has the next
 /// while the last are being sent.
 const PROVIDED: u32 = 512;
@@ -104,6 +111,7 @@ pub(crate) struct Shard<D: Driver, H: Handler> {
     profile: Profile,
     links: Arc<[Link<D::Socket>]>,
     ledger: Arc<Ledger>,
+    deadline: Arc<Deadline>,
     peers: Option<Arc<Peers>>,
     when_full: WhenFull,
     acceptor: Option<Acceptor>,
@@ -133,26 +141,19 @@ pub(crate) struct Shard<D: Driver, H: Handler> {
     hungry: Hungry,
     /// With streams, by slot: it has waited for a block, and may go on, until it fails to.
     fed: Box<[bool]>,
-    started: bool,
     /// Draining: when what is left will be cut.
     cut_at: Option<Nanos>,
     was_cut: bool,
-}
-
-/// A list of slots, linked through their sessions.
-#[derive(Debug, Clone, Copy)]
-struct Hungry {
-    head: u32,
-    tail: u32,
+    told_of_the_past: bool,
 }
 
 impl<D: Driver, H: Handler> Shard<D, H> {
     /// A shard that has not begun.
-    pub(crate) fn new(driver: D, handler: H, mut parts: Parts<D::Socket>) -> Self {
-        let blocks = parts.arena.memory().blocks();
+    pub(crate) fn new(driver: D, mut arena: Arena, handler: H, parts: Parts<D::Socket>) -> Self {
+        let blocks = arena.memory().blocks();
         let streams = parts.profile == Profile::Throughput && driver.features().streams;
         let now = driver.now();
-        let links = Links::new(&parts.arena);
+        let links = Links::new(&arena);
         if parts.accepts {
             parts.ledger.open();
         }
@@ -160,15 +161,16 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let warm = parts.limits.warm_up.div_ceil(shards);
         let mut table = Table::new(parts.slots);
         table.warm_up(warm);
-        parts.arena.warm_up(warm);
+        arena.warm_up(warm);
         let limits = &parts.limits;
         let pinned_most = limits.pinned_blocks(shards);
         let refuses = limits.when_full != WhenFull::Wait;
         Self {
-            memory: parts.arena.memory().clone(),
+            memory: arena.memory().clone(),
             profile: parts.profile,
             links: parts.links,
             ledger: parts.ledger,
+            deadline: parts.deadline,
             acceptor: parts.accepts.then(|| {
                 Acceptor::new(limits.max_accept_rate, refuses)
                     .with_dry_rate(limits.dry_run.has(Dry::AcceptRate))
@@ -189,17 +191,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             spans: [Span { block: 0, start: 0, len: 0 }; MAX_SPANS],
             provided: 0,
             provide: if streams { stream_blocks(blocks).min(pinned_most) } else { 0 },
-            hungry: Hungry { head: NONE, tail: NONE },
+            hungry: Hungry::default(),
             fed: vec![false; if streams { parts.slots as usize } else { 0 }].into(),
-            started: false,
             cut_at: None,
             was_cut: false,
+            told_of_the_past: false,
             core: Core {
                 shard: parts.number,
                 now,
                 table,
                 open: 0,
-                arena: parts.arena,
+                arena,
                 links,
                 wheel: Wheel::new(now),
                 limits: parts.limits.session(),
@@ -229,21 +231,28 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.driver.wait(until, &mut self.completions)
     }
 
+    /// Has the handler begin. Called once, before the first turn.
+    ///
+    /// # Errors
+    ///
+    /// What [`Handler::on_start`] panicked with.
+    pub(crate) fn start(&mut self, now: Nanos) -> std::thread::Result<()> {
+        self.core.now = now;
+        self.top_up();
+        self.try_call_shard("on_start", H::on_start)?;
+        self.settle();
+        Ok(())
+    }
+
     /// Does all that there is to do at `now`, and returns until when to wait at most.
     pub(crate) fn turn(&mut self, now: Nanos) -> Option<Nanos> {
         self.core.now = now;
         self.core.called = Called::default();
         let mut wish = None;
-        if !self.started {
-            self.started = true;
-            self.top_up();
-            self.call_shard("on_start", H::on_start);
-            self.settle();
-        }
         // Before what completes now: a new shortage does not put off those who waited.
         self.end_shortage();
         self.dispatch_all();
-        let more_mail = self.read_mail();
+        let more_mail = self.read_mail_and_drain();
         let more_timers = self.fire_timers();
         self.rotate_service();
         self.shed();
@@ -251,6 +260,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.feed();
         self.top_up();
         self.call_shard("on_turn", |handler, shard| wish = handler.on_turn(shard));
+        let wish = wish.map(|wish| self.not_in_the_past(wish));
         self.settle();
         self.cut_when_due();
         if self.operations.is_some() {
@@ -258,7 +268,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         self.close_ledger();
         self.count();
-        let may_feed = self.hungry.head != NONE && self.may_post() > 0;
+        let may_feed = !self.hungry.is_empty() && self.may_post() > 0;
         if more_mail || more_timers || may_feed {
             return Some(now);
         }
@@ -270,6 +280,21 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             .into_iter()
             .flatten()
             .min()
+    }
+
+    /// When to have the next turn, where the handler asked for it at `wish`.
+    fn not_in_the_past(&mut self, wish: Nanos) -> Nanos {
+        let now = self.core.now;
+        if wish >= now {
+            return wish;
+        }
+        self.core.counters.turns_in_the_past.add(1);
+        if !std::mem::replace(&mut self.told_of_the_past, true) {
+            let (handler, shard) = (std::any::type_name::<H>(), self.core.shard);
+            let late = now.since(wish);
+            tracing::warn!(%handler, shard, ?late, "on_turn asks for a turn in the past");
+        }
+        now.after(FOR_THE_PAST)
     }
 
     /// Whether a drain has ended: no session is left, and nothing is in flight.
@@ -381,10 +406,22 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
-    /// Reads some of the mailbox. Returns whether there may be more.
-    fn read_mail(&mut self) -> bool {
+    /// Reads some of the mailbox, and drains where that is asked for. Returns whether there may be
+    /// more mail.
+    ///
+    /// What was put in before the drain was asked for is read before the drain begins: all that the
+    /// mailbox holds, in that turn.
+    fn read_mail_and_drain(&mut self) -> bool {
+        let Some(cut_at) = self.deadline.get() else { return self.read_mail(MAIL_PER_TURN) };
+        let more = self.read_mail(if self.core.draining { MAIL_PER_TURN } else { MAILBOX });
+        self.drain(cut_at);
+        more
+    }
+
+    /// Reads so many messages of the mailbox at most. Returns whether there may be more.
+    fn read_mail(&mut self, most: usize) -> bool {
         self.adopt_handed();
-        for _ in 0..MAIL_PER_TURN {
+        for _ in 0..most {
             let Some(mail) = self.links[self.core.shard as usize].mailbox.take() else {
                 return false;
             };
@@ -415,7 +452,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 self.call_shard("on_message", call);
             }
             Mail::Audit(answer) => _ = answer.send(self.audit()),
-            Mail::Drain(within) => self.drain(within),
         }
     }
 
@@ -471,12 +507,20 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         name: &'static str,
         call: impl FnOnce(&mut H, &mut ShardContext<'_, H::State>),
     ) {
+        if self.try_call_shard(name, call).is_err() {
+            tracing::error!(shard = self.core.shard, "a handler's callback for its shard panicked");
+        }
+    }
+
+    fn try_call_shard(
+        &mut self,
+        name: &'static str,
+        call: impl FnOnce(&mut H, &mut ShardContext<'_, H::State>),
+    ) -> std::thread::Result<()> {
         self.core.called.note(name);
         let handler = &mut self.handler;
         let mut shard = ShardContext { core: &mut self.core };
-        if catch_unwind(AssertUnwindSafe(|| call(handler, &mut shard))).is_err() {
-            tracing::error!(shard = self.core.shard, "a handler's callback for its shard panicked");
-        }
+        catch_unwind(AssertUnwindSafe(|| call(handler, &mut shard)))
     }
 
     /// The token for an operation of a session.
@@ -536,47 +580,4 @@ fn call<H: Handler, R>(
 pub(crate) fn stream_blocks(blocks: u32) -> u32 {
     let most = (blocks / 2).min(PROVIDED);
     1 << most.max(1).ilog2()
-}
-
-impl Hungry {
-    fn push<S>(&mut self, table: &mut Table<S>, slot: u32) {
-        table.get(slot).next = NONE;
-        match self.tail {
-            NONE => self.head = slot,
-            tail => table.get(tail).next = slot,
-        }
-        self.tail = slot;
-    }
-
-    fn pop<S>(&mut self, table: &mut Table<S>) -> Option<u32> {
-        if self.head == NONE {
-            return None;
-        }
-        let slot = self.head;
-        self.head = std::mem::replace(&mut table.get(slot).next, NONE);
-        if self.head == NONE {
-            self.tail = NONE;
-        }
-        Some(slot)
-    }
-
-    /// Takes a slot out, wherever it is: when its session ends while it waits. O(waiting).
-    fn remove<S>(&mut self, table: &mut Table<S>, slot: u32) {
-        let mut kept = Self { head: NONE, tail: NONE };
-        while let Some(other) = self.pop(table) {
-            if other != slot {
-                kept.push(table, other);
-            }
-        }
-        *self = kept;
-    }
-}
-
-impl<D: Driver, H: Handler> Shard<D, H> {
-    /// Has a session wait for a block.
-    fn starve(&mut self, slot: u32) {
-        self.core.counters.starved.add(1);
-        self.core.table.get(slot).reading = Reading::Starved;
-        self.hungry.push(&mut self.core.table, slot);
-    }
 }

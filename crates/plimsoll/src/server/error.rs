@@ -61,16 +61,26 @@ pub enum Error {
         "cannot start a shard's thread: {0}; lower the number of shards, or raise the limit on processes (ulimit -u)"
     )]
     Thread(#[source] io::Error),
+    /// The handler's factory or its `on_start` panicked: the server does not start.
+    #[error("shard {shard} does not begin, since {callback} panicked: {message}")]
+    Begin {
+        /// The shard's number.
+        shard: u32,
+        /// Which of the two.
+        callback: &'static str,
+        /// What the panic said.
+        message: String,
+    },
     /// A shard's accounts do not agree with what is there.
     #[error("the accounts do not agree: {0}; this is a bug in plimsoll")]
     Audit(String),
     /// A shard ended with an error of the kernel's.
     #[error("a shard ended: {0}")]
     Shard(#[source] io::Error),
-    /// A shard panicked. Callbacks that panic cost a session only: so the factory did, or the
-    /// `default` or `drop` of a handler's state, or it is a bug in the engine.
+    /// A shard panicked. Callbacks that panic cost a session only: so the `default` or `drop` of a
+    /// handler's state did, or it is a bug in the engine.
     #[error(
-        "a shard panicked, outside of a callback: look at the handler's factory and state; if it is neither, this is a bug in plimsoll"
+        "a shard panicked, outside of a callback: look at the default and drop of the handler's state; if it is neither, this is a bug in plimsoll"
     )]
     Panicked,
 }

@@ -1,10 +1,8 @@
 //! How sessions end, and how their slots become free.
 
-use std::time::Duration;
-
 use super::Shard;
 use crate::budget::Dry;
-use crate::driver::{Driver, Kind};
+use crate::driver::{Driver, Kind, Nanos};
 use crate::handler::Handler;
 use crate::reason::Reason;
 use crate::session::core::Slow;
@@ -120,13 +118,15 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.core.abort(slot);
     }
 
-    /// Stops accepting, tells every session, and cuts what is left after `within`.
-    pub(super) fn drain(&mut self, within: Duration) {
+    /// Stops accepting, tells every session, and cuts what is left at `cut_at`: called again, at the
+    /// earlier of the two.
+    pub(super) fn drain(&mut self, cut_at: Nanos) {
         if self.core.draining {
+            self.cut_at = self.cut_at.map(|before| before.min(cut_at));
             return;
         }
         self.core.draining = true;
-        self.cut_at = Some(self.core.now.after(within));
+        self.cut_at = Some(cut_at);
         if let Some(acceptor) = &mut self.acceptor {
             acceptor.closed = true;
             self.driver.close_listener();

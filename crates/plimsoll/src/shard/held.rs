@@ -1,4 +1,4 @@
-//! Bytes that a handler does not consume at once, and shards that fail: on the real kernel.
+//! Bytes that a handler does not consume at once: on the real kernel.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use crate::{Choice, Context, Error, Handler, Limits, Profile, Reason, Running, Server};
+use crate::{Choice, Context, Handler, Limits, Profile, Reason, Running, Server};
 
 type Receive = fn(&mut Context<'_, usize>, &[u8]) -> usize;
 
@@ -165,17 +165,4 @@ fn what_we_send_does_not_put_off_the_first_byte() {
         let (_running, _stream) = serve(way, limits, &holder);
         assert_eq!(ends.recv_timeout(Duration::from_secs(20)), Ok(Reason::FirstByteTimeout));
     });
-}
-
-#[test]
-fn a_shard_that_fails_ends_the_server() {
-    let (holder, _ends) = holder(|_, bytes| bytes.len());
-    let server = Server::builder().listen("127.0.0.1:0").shards(2).limits(limits());
-    let running = server
-        .start(move |shard| {
-            assert_eq!(shard, 0, "as asked");
-            holder.clone()
-        })
-        .unwrap();
-    assert!(matches!(running.wait(), Err(Error::Panicked)));
 }

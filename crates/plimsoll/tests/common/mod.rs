@@ -30,14 +30,3 @@ pub(crate) fn each_way(test: impl Fn(Way)) {
         }
     }
 }
-
-/// Reads once, and again where a signal or the end of a ring has interrupted it. A thread on which a
-/// server of the io_uring driver was started and ended has its next blocking read interrupted.
-pub(crate) fn read(mut stream: impl std::io::Read, into: &mut [u8]) -> std::io::Result<usize> {
-    loop {
-        match stream.read(into) {
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            result => return result,
-        }
-    }
-}

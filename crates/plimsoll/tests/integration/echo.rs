@@ -66,7 +66,7 @@ fn what_is_sent_comes_back_and_the_end_too() {
                 echo_once(&mut stream, &bytes);
             }
             stream.shutdown(Shutdown::Write).unwrap();
-            assert_eq!(common::read(&mut stream, &mut [0; 10]).unwrap(), 0, "its end follows ours");
+            assert_eq!(stream.read(&mut [0; 10]).unwrap(), 0, "its end follows ours");
         }
         let report = running.drain(Duration::from_secs(5)).unwrap();
         assert_eq!((report.cut, report.blocks_lost), (0, 0), "{way:?} {report:?}");
@@ -84,7 +84,7 @@ fn a_drain_ends_idle_sessions_at_once() {
         let report = running.drain(Duration::from_secs(20)).unwrap();
         assert_eq!((report.ended, report.cut, report.blocks_lost), (20, 0, 0));
         for stream in &mut streams {
-            assert_eq!(common::read(stream, &mut [0; 10]).unwrap(), 0);
+            assert_eq!(stream.read(&mut [0; 10]).unwrap(), 0);
         }
     });
 }

@@ -7,6 +7,7 @@ mod common;
 mod blocking;
 mod budget;
 mod echo;
+mod endings;
 mod limits;
 mod misbehaving;
 mod sessions;

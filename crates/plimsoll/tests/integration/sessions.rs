@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use plimsoll::{Context, Handler, Limits, Queue, Reason, Running, Server, SessionId};
 
-use crate::common::{Way, each_way, read};
+use crate::common::{Way, each_way};
 
 /// A handler made of closures, that reports how its sessions began and ended.
 struct Script<R> {
@@ -204,7 +204,7 @@ fn a_peer_that_does_not_read_is_stopped_not_buffered() {
         let mut left = sent;
         let mut buffer = vec![0; 64 << 10];
         while left > 0 {
-            let count = read(&mut stream, &mut buffer).unwrap();
+            let count = stream.read(&mut buffer).unwrap();
             assert!(count > 0 && buffer[..count].iter().all(|&byte| byte == 7));
             left -= count;
         }
@@ -277,7 +277,7 @@ fn timers_fire_and_remotes_reach_their_session_only() {
         assert_eq!(&back, b"both");
         remote.disconnect(id).unwrap();
         assert_eq!(stage.ends(), Reason::Disconnected);
-        assert_eq!(read(&mut one, &mut back).unwrap(), 0);
+        assert_eq!(one.read(&mut back).unwrap(), 0);
         // The slot is used again; its old name reaches nobody.
         let (mut three, again) = stage.client();
         assert_ne!(again, id);

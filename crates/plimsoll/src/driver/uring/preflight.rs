@@ -50,11 +50,19 @@ pub(crate) fn keeps_tables() -> Result<bool, Unavailable> {
 /// The same as [`probe`], found out once a process.
 pub(super) fn findings() -> Result<Findings, Unavailable> {
     static FOUND: OnceLock<Result<Findings, Unavailable>> = OnceLock::new();
-    match FOUND.get_or_init(find) {
+    match FOUND.get_or_init(find_on_a_thread) {
         // Transient: the next shard may have better luck.
-        Err(Unavailable::Memory | Unavailable::Descriptors) => find(),
+        Err(Unavailable::Memory | Unavailable::Descriptors) => find_on_a_thread(),
         found => found.clone(),
     }
+}
+
+/// Rings interrupt the thread that made them when they end, some time later: its next `read` would
+/// fail with `EINTR`. So the caller's thread makes none.
+fn find_on_a_thread() -> Result<Findings, Unavailable> {
+    let thread = std::thread::Builder::new().name("preflight".into()).spawn(find);
+    let found = thread.map_err(|error| Unavailable::of_setup(&error))?.join();
+    found.unwrap_or_else(|_| Err(Unavailable::Broken { what: "the check panicked".into() }))
 }
 
 fn find() -> Result<Findings, Unavailable> {

@@ -334,8 +334,13 @@ impl Ring {
             | libc::ENOMEM
             // The completion queue is full; completions wait in the kernel until it is reaped.
             | libc::EBUSY) => Ok(()),
+            // EEXIST, or whatever the registered descriptor means to this thread.
+            Err(code) if !self.is_owner() => Err(io::Error::other(format!(
+                "an io_uring is used by the thread that used it first, and by no other: {}",
+                io::Error::from_raw_os_error(code)
+            ))),
             // EBADR: completions were lost for want of memory, so sessions would hang for ever.
-            // EEXIST: another thread than the owner. EBADFD: not enabled. Anything else: unexpected.
+            // EBADFD: not enabled. Anything else: unexpected.
             Err(code) => Err(io::Error::from_raw_os_error(code)),
         }
     }

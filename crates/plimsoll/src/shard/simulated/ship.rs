@@ -15,12 +15,13 @@ use crate::acceptor::peers::Peers;
 use crate::acceptor::service::ServiceSet;
 use crate::budget::Dry;
 use crate::buffer::Arena;
+use crate::deadline::Deadline;
 use crate::driver::sim::random::Random;
 use crate::driver::sim::{
     SimDriver, SimHoldings, SimKernel, SimListener, SimPeerListener, SimSocket,
 };
 use crate::driver::{Driver, Nanos};
-use crate::mailbox::{HandOver, Mail, Mailbox, Remote};
+use crate::mailbox::{HandOver, Mailbox, Remote};
 use crate::metrics::{AllCounters, Counters, Metrics};
 use crate::monitor::{Gauge, Pressure};
 use crate::shard::operations::Operations;
@@ -51,6 +52,7 @@ pub(super) struct Ship {
     pub(super) shards: Vec<(Shard<SimDriver, Moody>, Option<Nanos>)>,
     pub(super) links: Arc<[Link<SimSocket>]>,
     pub(super) ledger: Arc<Ledger>,
+    deadline: Arc<Deadline>,
     peers: Option<Arc<Peers>>,
     gauge: Arc<Gauge>,
     counters: AllCounters,
@@ -106,6 +108,7 @@ impl Ship {
         let remote = Remote { shards: links.iter().map(|link| link.mailbox.clone()).collect() };
         let census = Rc::new(RefCell::new(Census::default()));
         let gauge: Arc<Gauge> = Arc::default();
+        let deadline = Arc::new(Deadline::new());
         let shards = drivers.into_iter().zip(arenas).enumerate().map(|(number, seat)| {
             let handler = Moody {
                 random: Random::new(plan.seed ^ (number as u64 + 1) << 40),
@@ -121,16 +124,18 @@ impl Ship {
                 limits: plan.limits.clone(),
                 slots: plan.slots,
                 outgoing: plan.outgoing,
-                arena: seat.1,
                 links: links.clone(),
                 ledger: ledger.clone(),
+                deadline: deadline.clone(),
                 counters: counters[number].clone(),
                 accepts: number == 0,
                 peers: peers.clone(),
                 service: service.clone(),
                 gauge: gauge.clone(),
             };
-            (Shard::new(seat.0, handler, parts), Some(Nanos(0)))
+            let mut shard = Shard::new(seat.0, seat.1, handler, parts);
+            shard.start(Nanos(0)).expect("no handler panics as it begins");
+            (shard, Some(Nanos(0)))
         });
         let mut shards: Vec<_> = shards.collect();
         let listener: SimListener = kernel.listen(here(), plan.limits.backlog);
@@ -142,6 +147,7 @@ impl Ship {
             shards,
             links,
             ledger,
+            deadline,
             peers,
             gauge,
             counters: AllCounters(counters),
@@ -299,13 +305,8 @@ impl Ship {
         if std::mem::replace(&mut self.draining, true) {
             return;
         }
-        for link in self.links.iter() {
-            let mut mail = Mail::Drain(self.plan.drain);
-            while let Err(full) = link.mailbox.put(mail) {
-                mail = full;
-                (0..self.shards.len()).for_each(|number| self.shards[number].0.turn_now());
-            }
-        }
+        self.deadline.set(self.kernel.now().after(self.plan.drain));
+        self.links.iter().for_each(|link| link.mailbox.ring());
     }
 
     /// Ends the voyage: everybody says goodbye, the shards drain, and every account must be at zero.
@@ -370,13 +371,5 @@ impl Ship {
 
     pub(super) fn metrics(&self) -> Metrics {
         self.counters.sum()
-    }
-}
-
-impl Shard<SimDriver, Moody> {
-    /// Only takes what is in the mailbox: for a full one.
-    fn turn_now(&mut self) {
-        let now = self.core.now;
-        _ = self.turn(now);
     }
 }

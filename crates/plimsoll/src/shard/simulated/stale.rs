@@ -11,6 +11,7 @@ use super::ship::Ship;
 use crate::acceptor::ledger::Ledger;
 use crate::budget::Limits;
 use crate::buffer::Arena;
+use crate::deadline::Deadline;
 use crate::driver::sim::{SimDriver, SimKernel, SimOptions, SimPeer, SimRead, SimSystem};
 use crate::driver::{Completion, Driver, Failure, Fault, Kind, Nanos, Token};
 use crate::handler::{Context, Handler};
@@ -88,16 +89,17 @@ impl Stage {
             limits: Limits { max_connections: 2, ..Limits::default() },
             slots: 2,
             outgoing: 0,
-            arena,
             links: Arc::new([link]),
             ledger: Arc::new(Ledger::new(2, 1, waker)),
+            deadline: Arc::new(Deadline::new()),
             counters: Arc::default(),
             accepts: true,
             peers: None,
             service: None,
             gauge: Arc::default(),
         };
-        let shard = Shard::new(driver, Told(calls.clone()), parts);
+        let mut shard = Shard::new(driver, arena, Told(calls.clone()), parts);
+        shard.start(kernel.now()).expect("its handler begins with nothing");
         Self { kernel, shard, calls, until: Some(Nanos(0)) }
     }
 
@@ -201,7 +203,7 @@ impl Stage {
 
     /// Ends all, and reckons.
     pub(super) fn end(mut self) {
-        self.shard.drain(Duration::from_millis(10));
+        self.shard.drain(self.kernel.now().after(Duration::from_millis(10)));
         self.until("drained", |shard| shard.is_drained());
         assert_eq!(self.shard.settle_accounts(), 0);
         assert_eq!((self.shard.provided, self.shard.pinned), (0, 0));

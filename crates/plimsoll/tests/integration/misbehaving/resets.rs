@@ -10,7 +10,7 @@ use plimsoll::{Context, Handler, Reason};
 use super::test_server::{
     Echo, PATIENCE, TestServer, answers, eventually, is_reset, push_all, reset, small,
 };
-use crate::common::{each_way, read};
+use crate::common::each_way;
 
 /// Who gives up while it waits has kept its place in the accept queue: it is passed over, and no
 /// handler hears of it.
@@ -196,7 +196,7 @@ fn while_the_server_drains() {
         let running = server.running;
         std::thread::spawn(move || tell.send(running.drain(PATIENCE)));
         // Who has nothing to wait for is closed, and the others' outboxes are full.
-        assert_eq!(read(&mut idle, &mut [0]).unwrap(), 0);
+        assert_eq!(idle.read(&mut [0]).unwrap(), 0);
         assert!(ended.try_recv().is_err());
         streams.into_iter().for_each(reset);
         let report = ended.recv_timeout(PATIENCE).unwrap().unwrap();

@@ -1,6 +1,6 @@
 //! Peers that say nothing, or nothing more.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::Shutdown;
 use std::time::{Duration, Instant};
 
@@ -9,7 +9,7 @@ use plimsoll::Reason;
 use super::test_server::{
     TestServer, all_ways, answers, push_all, read_away, reset, small, was_reset,
 };
-use crate::common::{each_way, read};
+use crate::common::each_way;
 
 /// Deadlines are kept by a wheel of this many milliseconds a tick (2²⁴ ns).
 const TICK: Duration = Duration::from_millis(17);
@@ -71,7 +71,7 @@ fn a_half_close_is_answered_and_closed() {
         // Nothing was said at all.
         let mut stream = server.connect();
         stream.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(read(&mut stream, &mut [0]).unwrap(), 0);
+        assert_eq!(stream.read(&mut [0]).unwrap(), 0);
         assert_eq!(server.ends(), Reason::PeerEnded);
         server.finish();
     });

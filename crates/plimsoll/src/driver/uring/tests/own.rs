@@ -53,6 +53,19 @@ fn the_probe_says_what_works() {
     assert!(notes.iter().any(|note| note.starts_with("streams: ")), "{notes:?}");
 }
 
+#[test]
+fn a_ring_of_another_thread_says_so() {
+    let mut bench = bench(2, true);
+    bench.driver.wait(Some(bench.driver.now()), &mut Vec::with_capacity(1)).unwrap();
+    let mut driver = bench.driver;
+    let waits = move || {
+        let now = driver.now();
+        driver.wait(Some(now.after(Duration::from_millis(1))), &mut Vec::with_capacity(1))
+    };
+    let error = std::thread::spawn(waits).join().unwrap().unwrap_err();
+    assert!(error.to_string().contains("by the thread that used it first"), "{error}");
+}
+
 /// The kernel writes nothing into an arena after its driver has gone.
 #[test]
 fn a_dropped_driver_leaves_the_memory_alone() {
