@@ -21,7 +21,8 @@ const FAILURES: u32 = 16;
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 /// Time between two looks at all held connections, at least.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Time that a process may take from closing its sockets to its end.
+/// Time that a process may take from closing its sockets to its end, and from its first close of
+/// connections that are too many to the last.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the ramp has counted, and what it holds.
@@ -131,6 +132,7 @@ impl<'a> Ramp<'a> {
         step_began: &Snapshot,
     ) -> Result<(Option<Stop>, Snapshot)> {
         self.look(false)?;
+        self.let_ends_come()?;
         let waited = self.wait_where_time_may_tell()?;
         self.wait_for_end();
         let now = self.server.snapshot(Depth::Quick);
@@ -358,6 +360,29 @@ impl<'a> Ramp<'a> {
         sum.reset = total(|one| one.reset);
         self.news = sum;
         Ok(&self.news)
+    }
+
+    /// Where the server ends new connections, waits until it has ended those that it will: those that
+    /// it has not come to yet, and those whose end is still on its way, would be counted as alive. Of
+    /// the oldest, ever more may end while time passes.
+    fn let_ends_come(&mut self) -> Result<()> {
+        if verdict::is_oldest(&self.news) {
+            return Ok(());
+        }
+        let begun = Instant::now();
+        let (mut count, mut moved) = (self.news.ended.count, begun);
+        while count > 0
+            && moved.elapsed() < LOOK_EVERY
+            && begun.elapsed() < END_PATIENCE
+            && !self.lab.is_interrupted()
+        {
+            std::thread::sleep(Duration::from_millis(20));
+            let found = self.look(false)?.ended.count;
+            if found > count {
+                (count, moved) = (found, Instant::now());
+            }
+        }
+        Ok(())
     }
 
     /// Where the oldest connections have ended: makes no more for a while, and sees whether others
