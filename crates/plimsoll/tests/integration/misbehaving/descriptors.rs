@@ -74,7 +74,8 @@ fn run_out(driver: Choice, shards: u32, pool: bool) {
     }
     stay_short(&server, &mut inside);
     if table {
-        assert_eq!(server.metrics().sessions, FULL_TABLE);
+        let metrics = server.metrics();
+        assert_eq!(metrics.sessions, FULL_TABLE, "{metrics:?}");
     } else {
         free_one_at_a_time(&server, inside.split_off(INSIDE / 2), &mut waiting);
     }
