@@ -69,6 +69,10 @@ pub struct Limits {
     pub kernel_send: Option<usize>,
     /// The kernel's receive buffer of each connection (`SO_RCVBUF`, as above).
     pub kernel_receive: Option<usize>,
+    /// How long an outgoing connection may take to be made: then it is given up, with
+    /// [`crate::Reason::ConnectTimeout`]. By default 10 s; `None`: as long as the system tries (Linux:
+    /// `net.ipv4.tcp_syn_retries`, 6 by default, two minutes).
+    pub connect_timeout: Option<Duration>,
     /// How long an accepted connection may say nothing.
     pub first_byte_timeout: Option<Duration>,
     /// How long a session may neither send nor receive.
@@ -217,6 +221,7 @@ impl Default for Limits {
             outbox_hard: 1 << 20,
             kernel_send: None,
             kernel_receive: None,
+            connect_timeout: Some(Duration::from_secs(10)),
             first_byte_timeout: None,
             idle_timeout: None,
             message_timeout: None,
@@ -347,6 +352,7 @@ impl Limits {
             outbox_low: self.outbox_low,
             outbox_high: self.outbox_high,
             outbox_hard: self.outbox_hard,
+            connect_timeout: self.connect_timeout,
             first_byte_timeout: self.first_byte_timeout,
             idle_timeout: self.idle_timeout,
             message_timeout: self.message_timeout,
@@ -366,6 +372,7 @@ pub(crate) struct SessionLimits {
     pub outbox_low: u32,
     pub outbox_high: u32,
     pub outbox_hard: u32,
+    pub connect_timeout: Option<Duration>,
     pub first_byte_timeout: Option<Duration>,
     pub idle_timeout: Option<Duration>,
     pub message_timeout: Option<Duration>,

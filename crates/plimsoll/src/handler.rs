@@ -8,7 +8,7 @@ use crate::driver::Nanos;
 use crate::reason::Reason;
 use crate::session::SessionId;
 use crate::session::core::Core;
-pub use crate::session::core::Queue;
+pub use crate::session::core::{NotBegun, Queue};
 use crate::session::life::Writing;
 
 /// What a server does with its sessions. One handler per shard, made by a factory; it is called by
@@ -203,9 +203,18 @@ pub struct ShardContext<'a, S> {
 
 impl<S: Default> ShardContext<'_, S> {
     /// Connects to `remote`, from the address `source` if one is given (port 0: any port).
-    /// [`Handler::on_connect`] tells the success, [`Handler::on_disconnect`] with
-    /// [`Reason::ConnectFailed`] the failure. `None` where the shard has no free slot, or drains.
-    pub fn connect(&mut self, remote: SocketAddr, source: Option<SocketAddr>) -> Option<SessionId> {
+    /// [`Handler::on_connect`] tells the success; [`Handler::on_disconnect`] the failure, with
+    /// [`Reason::ConnectFailed`], or [`Reason::ConnectTimeout`] after
+    /// [`crate::Limits::connect_timeout`]. [`ShardContext::disconnect`] gives it up.
+    ///
+    /// # Errors
+    ///
+    /// Why none was begun.
+    pub fn connect(
+        &mut self,
+        remote: SocketAddr,
+        source: Option<SocketAddr>,
+    ) -> Result<SessionId, NotBegun> {
         self.core.connect(remote, source)
     }
 }
@@ -230,6 +239,13 @@ impl<S> ShardContext<'_, S> {
     pub fn session(&mut self, id: SessionId) -> Option<Context<'_, S>> {
         let slot = self.core.find(id)?;
         Some(Context { core: self.core, slot })
+    }
+
+    /// Closes a session of this shard once its outbox is empty; gives up one that is being connected.
+    /// [`Handler::on_disconnect`] tells the end, with [`Reason::Disconnected`]. False where it has
+    /// gone, or is another shard's.
+    pub fn disconnect(&mut self, id: SessionId) -> bool {
+        self.core.disconnect(id)
     }
 
     /// Calls `each` for every session that is served. O(slots that were ever used).

@@ -48,7 +48,7 @@ mod session;
 mod shard;
 
 pub use budget::{DRAIN_WINDOW, DryRun, Limits, Shed, WhenFull};
-pub use handler::{Context, Handler, Queue, ShardContext};
+pub use handler::{Context, Handler, NotBegun, Queue, ShardContext};
 pub use mailbox::{MAILBOX, Remote, Undelivered};
 pub use metrics::{Metrics, TURN_TIMES};
 pub use monitor::Pressure;

@@ -148,7 +148,7 @@ impl Remote {
         self.put(id.shard, Mail::Send(id, bytes.into()))
     }
 
-    /// Has a session closed once its outbox is empty.
+    /// Has a session closed once its outbox is empty; one that is being connected is given up.
     ///
     /// # Errors
     ///

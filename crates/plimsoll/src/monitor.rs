@@ -7,7 +7,7 @@
 //! | pressure | what shards do |
 //! |---|---|
 //! | [`Pressure::Calm`] | all there is to do |
-//! | [`Pressure::Braking`] | no accepts; no receives for sessions over their high mark |
+//! | [`Pressure::Braking`] | nothing is accepted; sessions are served as ever |
 //! | [`Pressure::Shedding`] | as braking, and sessions are closed by policy until it is over |
 //!
 //! What is read and from where stands in [`plimsoll_kernel::watch`], which figure means what in
@@ -64,7 +64,7 @@ pub enum Pressure {
     /// There is room.
     #[default]
     Calm = 0,
-    /// Little room is left: no accepts, no receives for sessions over their high mark.
+    /// Little room is left: nothing is accepted until it is calm. Sessions are served as ever.
     Braking = 1,
     /// Next to nothing is left: sessions are closed by policy until it is calm.
     Shedding = 2,

@@ -32,7 +32,8 @@ pub enum Reason {
     Drained,
     /// The server drained, and its deadline came first: what was in the outbox is lost.
     CutByDrain,
-    /// A message from outside asked for it ([`crate::Remote::disconnect`]).
+    /// Somebody else than its handler's callback asked for it ([`crate::Remote::disconnect`],
+    /// [`crate::ShardContext::disconnect`]).
     Disconnected,
     /// An outgoing connection could not be made.
     ConnectFailed(Failure),
@@ -52,11 +53,14 @@ pub enum Reason {
     PeerVanished,
     /// The rest of a message did not come in the time allowed.
     MessageTimeout,
+    /// An outgoing connection was not made in the time allowed
+    /// ([`crate::Limits::connect_timeout`]).
+    ConnectTimeout,
 }
 
 impl Reason {
     /// How many reasons there are, as metrics count them.
-    pub const COUNT: usize = 22;
+    pub const COUNT: usize = 23;
 
     /// The name, as metrics and logs spell it.
     pub fn name(self) -> &'static str {
@@ -93,6 +97,7 @@ impl Reason {
             Self::Shed => 19,
             Self::PeerVanished => 20,
             Self::MessageTimeout => 21,
+            Self::ConnectTimeout => 22,
         }
     }
 
@@ -140,4 +145,5 @@ const NAMES: [&str; Reason::COUNT] = [
     "shed",
     "peer_vanished",
     "message_timeout",
+    "connect_timeout",
 ];

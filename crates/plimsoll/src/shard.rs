@@ -127,8 +127,6 @@ pub(crate) struct Shard<D: Driver, H: Handler> {
     /// Blocks posted to the kernel in single receives and in streams, and the most.
     pinned: u32,
     pinned_most: u32,
-    /// The most connections that its handler makes.
-    outgoing: u32,
     completions: Vec<Completion>,
     /// Connections handed over by the acceptor: emptied in each turn.
     arrived: Vec<Handed<D::Socket>>,
@@ -184,7 +182,6 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             operations: Operations::new(limits, shards, parts.slots),
             pinned: 0,
             pinned_most,
-            outgoing: parts.outgoing,
             completions: Vec::with_capacity(BATCH),
             arrived: Vec::with_capacity(parts.slots as usize),
             due: Vec::with_capacity(TIMERS_PER_TURN),
@@ -207,6 +204,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 limits: parts.limits.session(),
                 touched: Vec::with_capacity(parts.slots as usize),
                 connects: Vec::with_capacity(parts.outgoing as usize),
+                outgoing_most: parts.outgoing,
                 outgoing_left: parts.outgoing,
                 shown: None,
                 called: Called::default(),
@@ -438,10 +436,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 Some(slot) => _ = self.core.send(slot, &bytes),
                 None => self.core.counters.mail_gone.add(1),
             },
-            Mail::Disconnect(id) => match self.core.find(id) {
-                Some(slot) => self.core.close(slot, Reason::Disconnected),
-                None => self.core.counters.mail_gone.add(1),
-            },
+            Mail::Disconnect(id) => {
+                if !self.core.disconnect(id) {
+                    self.core.counters.mail_gone.add(1);
+                }
+            }
             Mail::Broadcast(bytes) => {
                 ShardContext { core: &mut self.core }.each_session(|cx| _ = cx.send(&bytes));
             }
@@ -470,9 +469,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn fire(&mut self, slot: u32) {
         let tick = Tick::at(self.core.now);
+        if self.core.connect_deadline(slot).is_some_and(|deadline| !deadline.is_after(tick)) {
+            self.core.table.get(slot).end(Reason::ConnectTimeout);
+            return self.core.abort(slot);
+        }
         let session = self.core.table.get(slot);
         if !session.is_alive() {
-            return;
+            return self.core.rearm(slot);
         }
         if session.timer.is_some_and(|timer| !timer.is_after(tick)) {
             session.timer = None;

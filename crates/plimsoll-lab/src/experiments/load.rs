@@ -186,6 +186,8 @@ fn measure(lab: &Lab, options: &Options) -> Result<(Piece, bool)> {
 fn start_clients(options: &Options, plan: Plan, shared: &Arc<Shared>) -> Result<plimsoll::Running> {
     let mut limits = Limits::default();
     limits.max_outgoing = plan.outgoing();
+    // The clients give up connects themselves.
+    limits.connect_timeout = None;
     limits.outbox_hard = MOST_OUTSTANDING as u32;
     limits.outbox_high = MOST_OUTSTANDING as u32;
     limits.buffer_bytes = usize::try_from(plan.buffer_bytes).unwrap_or(usize::MAX);

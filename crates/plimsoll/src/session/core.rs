@@ -69,6 +69,24 @@ impl Called {
     }
 }
 
+/// Why no outgoing connection was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum NotBegun {
+    /// The server drains.
+    #[error("the server drains: no connection is begun any more")]
+    Draining,
+    /// The shard has as many outgoing connections as it may.
+    #[error(
+        "the shard has {most} outgoing connections, the most that it may: raise max_outgoing, which all \
+         shards share"
+    )]
+    Full {
+        /// Its share of [`crate::Limits::max_outgoing`].
+        most: u32,
+    },
+}
+
 /// An outgoing connection that is to be posted.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Connect {
@@ -90,7 +108,8 @@ pub(crate) struct Core<S> {
     /// Slots that a handler, the mailbox or the wheel did something to.
     pub touched: Vec<u32>,
     pub connects: Vec<Connect>,
-    /// How many more may be connected: the others' slots are for accepts.
+    /// How many may be connected, and how many more: the others' slots are for accepts.
+    pub outgoing_most: u32,
     pub outgoing_left: u32,
     pub shown: Option<Shown>,
     pub called: Called,
@@ -113,24 +132,30 @@ pub(crate) struct Slow {
 }
 
 impl<S: Default> Core<S> {
-    /// Takes a slot for an outgoing connection; `None` where as many are connected as may be,
-    /// or while draining.
+    /// Takes a slot for an outgoing connection.
     pub(crate) fn connect(
         &mut self,
         remote: SocketAddr,
         source: Option<SocketAddr>,
-    ) -> Option<SessionId> {
-        if self.draining || self.outgoing_left == 0 {
-            return None;
+    ) -> Result<SessionId, NotBegun> {
+        if self.draining {
+            return Err(NotBegun::Draining);
         }
-        let slot = self.table.take()?;
+        let full = NotBegun::Full { most: self.outgoing_most };
+        if self.outgoing_left == 0 {
+            return Err(full);
+        }
+        let slot = self.table.take().ok_or(full)?;
         self.outgoing_left -= 1;
+        let begun = Tick::not_before(self.now);
         let session = self.table.get(slot);
         session.become_(Life::Connecting);
         session.peer = remote;
         session.marks.outgoing = true;
+        session.active = begun;
         self.connects.push(Connect { slot, source });
-        Some(self.id(slot))
+        self.rearm(slot);
+        Ok(self.id(slot))
     }
 }
 
@@ -139,6 +164,15 @@ impl<S> Core<S> {
     pub(crate) fn id(&mut self, slot: u32) -> SessionId {
         let generation = self.table.get(slot).generation;
         SessionId { shard: self.shard, slot, generation }
+    }
+
+    /// The slot of a session that is served or being connected; `None` where it has gone.
+    pub(crate) fn find_any(&mut self, id: SessionId) -> Option<u32> {
+        let is_connecting = id.shard == self.shard && id.slot < self.table.touched() && {
+            let session = self.table.get(id.slot);
+            session.generation == id.generation && session.life == Life::Connecting
+        };
+        if is_connecting { Some(id.slot) } else { self.find(id) }
     }
 
     /// The slot of a session that is served; `None` where it has gone.
@@ -274,6 +308,16 @@ impl<S> Core<S> {
         }
     }
 
+    /// Has a session closed once its outbox is empty, or given up where it is being connected. False
+    /// where it has gone.
+    pub(crate) fn disconnect(&mut self, id: SessionId) -> bool {
+        let slot = self.find_any(id);
+        if let Some(slot) = slot {
+            self.close(slot, Reason::Disconnected);
+        }
+        slot.is_some()
+    }
+
     /// Has a session aborted. Its reason must have been set.
     pub(crate) fn abort(&mut self, slot: u32) {
         let session = self.table.get(slot);
@@ -308,12 +352,20 @@ impl<S> Core<S> {
     /// The earliest of a session's deadlines.
     pub(crate) fn deadline(&mut self, slot: u32) -> Option<Tick> {
         let deadlines = [
+            self.connect_deadline(slot),
             self.silence_deadline(slot),
             self.message_deadline(slot),
             self.slow_deadline(slot),
             self.table.get(slot).timer,
         ];
         deadlines.into_iter().flatten().reduce(Tick::earlier)
+    }
+
+    /// When an outgoing connection will have taken too long.
+    pub(crate) fn connect_deadline(&mut self, slot: u32) -> Option<Tick> {
+        let allowed = self.limits.connect_timeout?;
+        let session = self.table.get(slot);
+        (session.life == Life::Connecting).then(|| session.active.after(allowed))
     }
 
     /// When a session's handler will have waited too long for the rest of a message.

@@ -38,7 +38,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         for (what, found, account) in [
             ("slots in use", census.used, core.table.used()),
             ("sessions", census.known, core.open),
-            ("outgoing", census.outgoing, self.outgoing - core.outgoing_left),
+            ("outgoing", census.outgoing, core.outgoing_most - core.outgoing_left),
             ("waiting for a block", census.starved, hungry),
             ("operations in flight", operations.0, operations.1),
             ("single receives", receiving, self.pinned),

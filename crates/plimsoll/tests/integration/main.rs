@@ -6,6 +6,7 @@ mod common;
 
 mod blocking;
 mod budget;
+mod connecting;
 mod echo;
 mod endings;
 mod limits;

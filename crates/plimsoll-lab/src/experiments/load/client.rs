@@ -151,7 +151,7 @@ impl Client {
                 0 => None,
                 count => Some(SocketAddr::new(options.sources[(first + lane as usize) % count], 0)),
             };
-            shard.connect(options.target, source)
+            shard.connect(options.target, source).ok()
         })
     }
 

@@ -128,7 +128,14 @@ impl Moody {
                 cx.set_timer(Duration::from_millis(self.random.below(200)));
             }
             7 => cx.clear_timer(),
-            _ => _ = cx.shard().connect(self.target, None),
+            _ => {
+                let begun = cx.shard().connect(self.target, None);
+                if let Ok(id) = begun
+                    && self.is_one_in(4)
+                {
+                    assert!(cx.shard().disconnect(id), "it is being connected");
+                }
+            }
         }
     }
 }

@@ -131,5 +131,7 @@ fn limits(random: &mut Random, calm: bool, shards: usize, slots: u32, outgoing: 
         1 => WhenFull::Tell(FULL.to_vec()),
         _ => WhenFull::Wait,
     };
+    let allowed = random.within(1, 5_000);
+    limits.connect_timeout = random.chance(500_000).then(|| Duration::from_millis(allowed));
     limits
 }
