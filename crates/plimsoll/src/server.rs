@@ -159,27 +159,27 @@ impl Builder {
         let factory = Arc::new(factory);
         match self.choice {
             #[cfg(target_os = "linux")]
-            Choice::Uring => self.run(&Seats::uring(&self)?, factory),
+            Choice::Uring => self.run(&Seats::uring(&self)?, &factory),
             #[cfg(target_os = "linux")]
             Choice::Auto => {
-                match Seats::uring(&self).and_then(|seats| self.run(&seats, factory.clone())) {
+                match Seats::uring(&self).and_then(|seats| self.run(&seats, &factory)) {
                     Err(Error::NoDriver(why)) => {
                         tracing::warn!(%why, "no io_uring here: connections are served on epoll");
-                        self.run(&Seats::ready(&self)?, factory)
+                        self.run(&Seats::ready(&self)?, &factory)
                     }
                     started => started,
                 }
             }
             #[cfg(all(unix, not(target_os = "linux")))]
-            Choice::Auto => self.run(&Seats::ready(&self)?, factory),
+            Choice::Auto => self.run(&Seats::ready(&self)?, &factory),
             #[cfg(unix)]
-            Choice::Ready => self.run(&Seats::ready(&self)?, factory),
+            Choice::Ready => self.run(&Seats::ready(&self)?, &factory),
             #[cfg(not(target_os = "linux"))]
             Choice::Uring => {
                 Err(Error::NoDriver("io_uring is Linux' own; choose `Ready` or `Auto`".into()))
             }
             #[cfg(windows)]
-            Choice::Auto | Choice::Iocp => self.run(&Seats::iocp(&self)?, factory),
+            Choice::Auto | Choice::Iocp => self.run(&Seats::iocp(&self)?, &factory),
             #[cfg(not(windows))]
             Choice::Iocp => Err(Error::NoDriver(
                 "completion ports are Windows' own; choose `Uring`, `Ready` or `Auto`".into(),
@@ -192,7 +192,7 @@ impl Builder {
     }
 
     /// Has each shard's driver made on a thread of its own, opens the listener, and starts them.
-    fn run<D, H, F>(&self, seats: &Seats<D>, factory: Arc<F>) -> Result<Running, Error>
+    fn run<D, H, F>(&self, seats: &Seats<D>, factory: &Arc<F>) -> Result<Running, Error>
     where
         D: Driver<Listener = TcpListener, Socket: Send> + 'static,
         H: Handler,

@@ -50,7 +50,9 @@ pub(super) struct Order<S> {
 
 /// What a thread says while the server starts.
 enum Report {
+    /// Its driver is made, or why not.
     Made(Result<Made, Error>),
+    /// Its handler has begun, or why not.
     Begun(Result<(), Error>),
 }
 
@@ -86,8 +88,8 @@ impl<S: Send + 'static> ShardThread<S> {
             let (driver, arena) = match make() {
                 Ok((driver, arena, is_direct)) => {
                     let (features, waker) = (driver.features().clone(), driver.waker());
-                    let made = Made { features, waker, is_direct };
-                    let _ = report.send(Report::Made(Ok(made)));
+                    let known = Made { features, waker, is_direct };
+                    let _ = report.send(Report::Made(Ok(known)));
                     (driver, arena)
                 }
                 Err(error) => {
@@ -102,7 +104,7 @@ impl<S: Send + 'static> ShardThread<S> {
         let handle = thread.spawn(body).map_err(Error::Thread)?;
         let thread = Self { handle, orders, reports, go };
         match thread.reports.recv() {
-            Ok(Report::Made(made)) => made.map(|made| (thread, made)),
+            Ok(Report::Made(known)) => known.map(|known| (thread, known)),
             Ok(Report::Begun(_)) | Err(_) => Err(Error::Panicked),
         }
     }

@@ -21,7 +21,7 @@ impl Default for Hungry {
 }
 
 impl Hungry {
-    pub(super) fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(self) -> bool {
         self.head == NONE
     }
 
