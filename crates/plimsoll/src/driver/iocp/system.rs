@@ -173,8 +173,8 @@ pub(super) fn send(
     // it), which are initialised. Whoever posted the send changes none of them until it has
     // completed: the contract of `Driver::send`. It is not overlapped: nothing is kept.
     let result = unsafe {
-        let parts = parts.parts.as_ptr();
-        ws::WSASend(raw(socket), parts, spans.len() as u32, &raw mut sent, 0, null_mut(), None)
+        let array = parts.parts.as_ptr();
+        ws::WSASend(raw(socket), array, parts.count, &raw mut sent, 0, null_mut(), None)
     };
     check(result).map(|()| sent as usize)
 }
