@@ -124,8 +124,9 @@ pub(crate) struct LimitArgs {
     #[arg(long, value_name = "T", value_parser = crate::args::duration)]
     #[serde(deserialize_with = "time")]
     pub(crate) message_timeout: Option<Duration>,
-    /// Bytes per second that a peer must acknowledge while its outbox is blocked, over 5 s
-    /// [default: no bound]
+    /// Bytes per second that a peer must acknowledge while its outbox is blocked, over 5 s, or over as
+    /// long as two thirds of the kernel's send buffer take at that rate, which the log tells at start;
+    /// --kernel-send makes it shorter [default: no bound]
     #[arg(long, value_name = "BYTES", value_parser = crate::args::size)]
     #[serde(deserialize_with = "size")]
     pub(crate) drain_rate: Option<u64>,

@@ -334,8 +334,9 @@ impl Limits {
         }
     }
 
-    /// How long a peer whose outbox is blocked is watched before it is judged.
-    fn drain_window(&self) -> Duration {
+    /// How long a peer whose outbox is blocked is watched before it is judged by
+    /// [`Limits::drain_rate`]: [`DRAIN_WINDOW`], or longer where the kernel's send buffer needs it.
+    pub fn drain_window(&self) -> Duration {
         let Some(rate) = self.drain_rate else { return DRAIN_WINDOW };
         // The kernel doubles what is asked for; else it grows to the third figure of tcp_wmem.
         let buffer = self.kernel_send.map_or_else(largest_send_buffer, |bytes| bytes as u64 * 2);

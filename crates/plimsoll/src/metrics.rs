@@ -112,7 +112,8 @@ counters! {
     /// Of these, connections whose client had gone before they were accepted: no handler heard of
     /// them.
     dead_in_backlog,
-    /// Sessions now: open ones, and those that are being closed.
+    /// Sessions now: open ones, and those that are being closed. Accepts that are posted, and connects
+    /// that are not made yet, are none.
     sessions,
     /// Times that bytes were shown to a handler.
     received_messages,

@@ -198,6 +198,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 now,
                 table,
                 open: 0,
+                open_high_water: 0,
                 arena,
                 links,
                 wheel: Wheel::new(now),
@@ -536,7 +537,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         counters.turns.add(1);
         counters.slot_hits.set(self.core.table.hits());
         counters.slot_misses.set(self.core.table.misses());
-        counters.sessions_high_water.set(u64::from(self.core.table.high_water()));
+        counters.sessions_high_water.set(u64::from(self.core.open_high_water));
         counters.block_hits.set(self.core.arena.hits());
         counters.block_misses.set(self.core.arena.misses());
         if let Some(pool) = self.driver.pool() {

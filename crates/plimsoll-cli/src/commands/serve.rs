@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use clap::ValueEnum;
-use plimsoll::{Choice, Context, Handler, Profile, Server};
+use plimsoll::{Choice, Context, DRAIN_WINDOW, Handler, Profile, Server};
 use plimsoll_lab::{Error, Result};
 
 use crate::args::{self, OutputArgs};
@@ -146,6 +146,7 @@ pub(crate) fn run(args: &Args, output: &OutputArgs) -> Result<u8> {
     let file = args.config.as_deref().map(Config::read).transpose()?.unwrap_or_default();
     let listen = args.listen.clone().or(file.listen).unwrap_or_else(|| "127.0.0.1:7000".to_owned());
     let limits = args.limits.clone().or(&file.limits);
+    let engine = limits.of_engine()?;
     let mut builder = Server::builder()
         .listen(listen)
         .driver(match chosen(args.driver, file.driver.as_deref(), "driver")? {
@@ -164,7 +165,7 @@ pub(crate) fn run(args: &Args, output: &OutputArgs) -> Result<u8> {
             Some(ProfileArg::Throughput) => Profile::Throughput,
             None | Some(ProfileArg::Connections) => Profile::Connections,
         })
-        .limits(limits.of_engine()?)
+        .limits(engine.clone())
         .pool(chosen(args.pool, file.pool.as_deref(), "pool")? != Some(Switch::Off))
         .spin(args.spin);
     if let Some(shards) = args.shards.or(file.shards) {
@@ -183,6 +184,14 @@ pub(crate) fn run(args: &Args, output: &OutputArgs) -> Result<u8> {
     .map_err(|error| of_engine(&error))?;
     if let Some(address) = running.local_addr() {
         output::result(&format!("listening {address}"))?;
+    }
+    if engine.drain_rate.is_some() && engine.drain_window() > DRAIN_WINDOW {
+        let window = engine.drain_window();
+        tracing::warn!(
+            ?window,
+            "drain_rate judges a slow peer only after this time, since the kernel's send buffer holds so \
+             much; --kernel-send makes it shorter"
+        );
     }
     if let Some(at) = args.metrics.as_ref().or(file.metrics.as_ref()) {
         let address = metrics::serve(at, running.observer())?;

@@ -119,10 +119,16 @@ fn json_is_one_object_on_stdout_and_the_same_in_the_file() {
 fn what_buffers_pin_is_whole_pages() {
     let value = document(&plimsoll(&["doctor", "--json"]).stdout, "doctor");
     let rows = value["result"]["pinned"].as_array().expect("a list");
-    if rows.is_empty() {
-        println!("skipped: no ring can be made here, or nothing be pinned");
+    let reason = &value["result"]["pinned_reason"];
+    if let Some(reason) = reason.as_str() {
+        assert!(rows.is_empty(), "{reason}, and yet {rows:?}");
+        // A kernel that pins and does not say so would pass as one that refuses.
+        let refuses = ["no ring can be made", "Cannot allocate memory", "Operation not permitted"];
+        assert!(refuses.iter().any(|word| reason.contains(word)), "{reason}");
+        println!("skipped: {reason}");
         return;
     }
+    assert!(reason.is_null() && !rows.is_empty(), "{value}");
     let whole = rows.iter().find(|row| row["layout"] == "whole_pages").expect("whole pages");
     let page = whole["buffer_bytes"].as_u64().unwrap();
     for row in rows {

@@ -43,8 +43,8 @@ pub struct Facts {
     pub cpus: Option<u64>,
     /// Whether a ring could be made, where somebody tried; else only the sysctl is known.
     pub ring: Option<Result<(), String>>,
-    /// What buffers pin, where somebody tried.
-    pub pinned: Vec<Pinned>,
+    /// What buffers pin, or why that is not known; `None` where nobody tried.
+    pub pinned: Option<Result<Vec<Pinned>, String>>,
     /// Windows' settings of TCP; `None` on other systems.
     pub tcp: Option<TcpSettings>,
     /// Windows' pools and commit charge; `None` on other systems.
@@ -60,7 +60,7 @@ impl Facts {
             cgroup: Cgroup::read().ok(),
             cpus: Machine::read().ok().map(|machine| machine.cpus_usable),
             ring: None,
-            pinned: Vec::new(),
+            pinned: None,
             tcp: TcpSettings::read().ok(),
             performance: Performance::read().ok(),
         }
@@ -71,11 +71,17 @@ impl Facts {
     pub fn with_ring(self) -> Self {
         #[cfg(target_os = "linux")]
         return match crate::sys::measure_pinned() {
-            Ok(pinned) => Self { ring: Some(Ok(())), pinned, ..self },
-            Err(error) => Self { ring: Some(Err(error.to_string())), ..self },
+            Ok(pinned) => {
+                let pinned = pinned.map_err(|error| format!("the kernel pins no buffers: {error}"));
+                Self { ring: Some(Ok(())), pinned: Some(pinned), ..self }
+            }
+            Err(error) => {
+                let pinned = Err(format!("no ring can be made: {error}"));
+                Self { ring: Some(Err(error.to_string())), pinned: Some(pinned), ..self }
+            }
         };
         #[cfg(not(target_os = "linux"))]
-        self
+        Self { pinned: Some(Err("only Linux has rings, and tells what they pin".into())), ..self }
     }
 }
 
@@ -85,7 +91,12 @@ pub fn examine(facts: &Facts, connections: Option<u64>) -> Doctor {
         Some(tcp) => windows::all(facts, tcp, connections),
         None => rows::all(facts, connections),
     };
-    Doctor { connections, checks, pinned: facts.pinned.clone() }
+    let (pinned, pinned_reason) = match &facts.pinned {
+        Some(Ok(pinned)) => (pinned.clone(), None),
+        Some(Err(reason)) => (Vec::new(), Some(reason.clone())),
+        None => (Vec::new(), Some("nobody tried".to_owned())),
+    };
+    Doctor { connections, checks, pinned, pinned_reason }
 }
 
 /// Whether every check is met: what `doctor --connections N` exits 1 for, if not.
@@ -129,15 +140,16 @@ pub fn render_text(doctor: &Doctor) -> String {
         (low, Some(goal)) => writeln!(out, "{low} do not suffice for {goal} connections."),
         (low, None) => writeln!(out, "{low} are lower than usual."),
     };
-    pinned(&doctor.pinned, &mut out);
+    if let Some(reason) = &doctor.pinned_reason {
+        let _ = writeln!(out, "\nWhat buffers pin is not known: {reason}");
+    } else {
+        pinned(&doctor.pinned, &mut out);
+    }
     out
 }
 
 /// What buffers pin, as a sentence for each layout.
 fn pinned(rows: &[Pinned], out: &mut String) {
-    if rows.is_empty() {
-        return;
-    }
     let _ = writeln!(out, "\nMemory that the kernel pins for buffers registered with a ring:");
     for row in rows {
         let lie = match row.layout.as_str() {

@@ -175,6 +175,7 @@ fn doctor() -> Doctor {
     Doctor {
         connections: None,
         pinned: Vec::new(),
+        pinned_reason: Some("nobody tried".into()),
         checks: vec![
             check("RLIMIT_NOFILE", "20000", "20,000 plain descriptors a process", true, None),
             check(

@@ -70,6 +70,9 @@ pub struct Doctor {
     /// What buffers pin, by how they lie. Measured on Linux where a ring can be had; empty elsewhere.
     #[serde(default)]
     pub pinned: Vec<Pinned>,
+    /// Why that is not known; null where it is.
+    #[serde(default)]
+    pub pinned_reason: Option<String>,
 }
 
 /// What the kernel pins for buffers that lie in one way.

@@ -23,14 +23,14 @@ const SMALL: usize = 1024;
 
 /// Makes a ring, registers buffers with it in each layout, reads what the process has pinned, and lets
 /// go. A millisecond or two, and 512 KiB pinned meanwhile. Other threads that pin at that moment
-/// spoil it. Nothing is measured where the kernel refuses to pin so much, or has no `VmPin`.
+/// spoil it. The inner error is why nothing was measured: the kernel refuses to pin so much, or has no
+/// `VmPin`.
 ///
 /// # Errors
 ///
 /// The kernel's, where it makes no ring.
-pub(crate) fn measure() -> io::Result<Vec<Pinned>> {
-    let ring = IoUring::new(2)?;
-    Ok(layouts(&ring).unwrap_or_default())
+pub(crate) fn measure() -> io::Result<io::Result<Vec<Pinned>>> {
+    IoUring::new(2).map(|ring| layouts(&ring))
 }
 
 fn layouts(ring: &IoUring) -> io::Result<Vec<Pinned>> {

@@ -219,19 +219,17 @@ fn message_of(payload: &(dyn Any + Send)) -> String {
 /// Drives a shard to its end.
 fn drive<D: Driver, H: Handler>(mut shard: Shard<D, H>, spin: bool) -> ShardEnd {
     let mut now = shard.driver().now();
-    let mut told = None;
+    let mut slow = SlowTurns { told: None, looked: Nanos(0), waited: Duration::ZERO };
     let mut turns = 0_u32;
     loop {
         let until = shard.turn(now);
         let end = shard.driver().now();
         let took = end.since(now);
         shard.counters().count_turn(took);
-        if took > LONG_TURN && told.is_none_or(|told| end.since(told) > LOG_EVERY) {
-            told = Some(end);
-            let handler = std::any::type_name::<H>();
-            let (called, shard) = (shard.called(), shard.number());
-            let (callback, callbacks) = (called.last, called.count);
-            tracing::warn!(%handler, callback, callbacks, shard, ?took, "a handler blocks its shard");
+        if took > LONG_TURN {
+            slow.tell(&shard, end, took);
+        } else {
+            slow.look(end);
         }
         turns = turns.wrapping_add(1);
         if cfg!(debug_assertions) && turns.is_multiple_of(TURNS_PER_AUDIT) {
@@ -246,6 +244,59 @@ fn drive<D: Driver, H: Handler>(mut shard: Shard<D, H>, spin: bool) -> ShardEnd 
             Err(error) => return ShardEnd { blocks_lost: 0, error: Some(error) },
         }
     }
+}
+
+/// Tells of turns that take long, and whose fault it was.
+struct SlowTurns {
+    told: Option<Nanos>,
+    /// When it was looked how long the thread had waited for a processor, and how long that was.
+    looked: Nanos,
+    waited: Duration,
+}
+
+impl SlowTurns {
+    /// A turn has ended, and was not slow. Looks once a second at most, which costs 6 µs.
+    #[inline]
+    fn look(&mut self, end: Nanos) {
+        if end.since(self.looked) > LOG_EVERY {
+            self.looked = end;
+            self.waited = waited_for_a_processor().unwrap_or_default();
+        }
+    }
+
+    /// A turn took so long, until `end`. One line a second at most. A handler is blamed where its
+    /// thread waited for a processor for less than half of that since the last look.
+    #[cold]
+    fn tell<D: Driver, H: Handler>(&mut self, shard: &Shard<D, H>, end: Nanos, took: Duration) {
+        let waited_before = self.waited;
+        (self.looked, self.waited) = (end, waited_for_a_processor().unwrap_or_default());
+        if self.told.is_some_and(|told| end.since(told) <= LOG_EVERY) {
+            return;
+        }
+        self.told = Some(end);
+        let waited = self.waited.saturating_sub(waited_before);
+        let handler = std::any::type_name::<H>();
+        let (called, shard) = (shard.called(), shard.number());
+        let (last_callback, callbacks) = (called.last, called.count);
+        if waited > took / 2 {
+            tracing::warn!(
+                %handler, last_callback, callbacks, shard, ?took, ?waited,
+                "a turn took long, and its shard's thread has waited for a processor"
+            );
+        } else {
+            tracing::warn!(
+                %handler, last_callback, callbacks, shard, ?took, "a handler blocks its shard"
+            );
+        }
+    }
+}
+
+/// For how long the calling thread has been ready to run, and had no processor; `None` where the
+/// system does not tell (Linux does: the second figure of `/proc/thread-self/schedstat`,
+/// `Documentation/scheduler/sched-stats.rst`).
+fn waited_for_a_processor() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
 }
 
 /// What is done when a shard's thread ends, however it ends. The others would wait for the acceptor

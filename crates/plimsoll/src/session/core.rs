@@ -101,6 +101,8 @@ pub(crate) struct Core<S> {
     pub table: Table<S>,
     /// Sessions whose handler knows them, and that have not ended altogether.
     pub open: u32,
+    /// The most of them at once.
+    pub open_high_water: u32,
     pub arena: Arena,
     pub links: Links,
     pub wheel: Wheel,

@@ -137,7 +137,6 @@ pub(crate) struct Table<S> {
     free: u32,
     used: u32,
     most: u32,
-    high_water: u32,
     /// Slots taken, ever: those that were there before, and those that were made for it.
     hits: u64,
     misses: u64,
@@ -151,7 +150,6 @@ impl<S: Default> Table<S> {
             free: NONE,
             used: 0,
             most: slots,
-            high_water: 0,
             hits: 0,
             misses: 0,
         }
@@ -175,7 +173,6 @@ impl<S: Default> Table<S> {
         session.next = NONE;
         session.generation += 1;
         self.used += 1;
-        self.high_water = self.high_water.max(self.used);
         Some(slot)
     }
 
@@ -211,11 +208,6 @@ impl<S> Table<S> {
     /// Slots in use.
     pub(crate) fn used(&self) -> u32 {
         self.used
-    }
-
-    /// The most slots that were in use at once.
-    pub(crate) fn high_water(&self) -> u32 {
-        self.high_water
     }
 
     /// Slots taken that were there before, ever.
@@ -284,7 +276,7 @@ mod tests {
         for _ in 0..3 {
             assert!(table.take().is_some());
         }
-        assert_eq!((table.hits(), table.misses(), table.high_water()), (2, 1, 3));
+        assert_eq!((table.hits(), table.misses()), (2, 1));
         table.warm_up(9);
         assert_eq!((table.touched(), table.take()), (3, None));
     }

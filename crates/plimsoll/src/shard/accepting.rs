@@ -292,6 +292,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         session.active = tick;
         session.marks.known = true;
         self.core.open += 1;
+        self.core.open_high_water = self.core.open_high_water.max(self.core.open);
         let session = self.core.table.get(slot);
         if !session.marks.outgoing {
             self.core.counters.accepted.add(1);

@@ -51,7 +51,9 @@ fn a_handler_that_blocks_its_shard_is_named_in_one_line() {
         running.drain(Duration::from_secs(10)).unwrap();
         let lines = log::take();
         let [line] = &lines[..] else { panic!("not one line: {lines:?}") };
-        for part in ["a handler blocks its shard", "Sleepy", "callback=\"on_receive\"", "shard=0"] {
+        for part in
+            ["a handler blocks its shard", "Sleepy", "last_callback=\"on_receive\"", "shard=0"]
+        {
             assert!(line.contains(part), "no {part}: {line}");
         }
         assert!(line.contains("callbacks=1 "), "{line}");
