@@ -7,16 +7,38 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use super::{Failure, Placement};
+use super::{Failure, Placement, Scenario};
 use crate::sys;
+
+/// Where control groups of version 1 say, in nanoseconds, how long each CPU ran any task at all.
+const BUSY: [&str; 2] = [
+    "/sys/fs/cgroup/cpuacct/cpuacct.usage_percpu",
+    "/sys/fs/cgroup/cpu,cpuacct/cpuacct.usage_percpu",
+];
 
 /// Whose time is read.
 #[derive(Debug)]
 pub(super) struct Watch {
-    placement: Placement,
+    others: Others,
     /// `ksoftirqd/N` of the CPUs in use: network work that the kernel charges
     /// to nobody, and so not to be mistaken for another process.
     soft: Vec<u32>,
+}
+
+/// How it is known what other processes ran.
+#[derive(Debug)]
+enum Others {
+    /// Generator and server share a CPU, and one of them always has something to do: what neither
+    /// they nor the soft interrupts used went to others.
+    Rest,
+    /// The generator spins on its CPU, and so shows who took it; the server, alone on its own,
+    /// shows how long others made it wait.
+    Spin,
+    /// Generator and server share a CPU that idles in between: the kernel says how long it was
+    /// busy.
+    Busy { path: &'static str, cpu: usize },
+    /// As `Busy`, on a kernel that does not say it.
+    Unknown,
 }
 
 /// Counters at one moment; only differences mean anything.
@@ -25,6 +47,8 @@ pub(super) struct Reading {
     server: Time,
     soft: Time,
     own: Time,
+    /// Nanoseconds for which the CPU ran anything; read for [`Others::Busy`] only.
+    busy: u64,
 }
 
 /// Nanoseconds.
@@ -41,17 +65,25 @@ pub(super) struct Spent {
     pub(super) server: u64,
     /// By the soft-interrupt threads of the CPUs in use.
     pub(super) soft: u64,
-    /// By anybody else, where it was in our way.
-    pub(super) foreign: u64,
+    /// By anybody else, where it was in our way; `None` where the kernel does not say.
+    pub(super) foreign: Option<u64>,
 }
 
 impl Watch {
     /// Finds the soft-interrupt threads of the CPUs in use.
     pub(super) fn new(
-        placement: Placement,
+        scenario: &Scenario,
         server_cpu: usize,
         client_cpu: usize,
     ) -> Result<Self, Failure> {
+        let others = match (scenario.placement, scenario.rate) {
+            (Placement::TwoCores, _) => Others::Spin,
+            (Placement::OneCore, None) => Others::Rest,
+            (Placement::OneCore, Some(_)) => {
+                let found = BUSY.into_iter().find(|path| busy_time(path, server_cpu).is_ok());
+                found.map_or(Others::Unknown, |path| Others::Busy { path, cpu: server_cpu })
+            }
+        };
         let names = [server_cpu, client_cpu].map(|cpu| format!("ksoftirqd/{cpu}"));
         let mut soft = Vec::new();
         let listing = fs::read_dir("/proc")
@@ -66,7 +98,7 @@ impl Watch {
                 soft.push(pid);
             }
         }
-        Ok(Self { placement, soft })
+        Ok(Self { others, soft })
     }
 
     /// Costs some tens of microseconds.
@@ -85,26 +117,31 @@ impl Watch {
         }
         let own = thread_time(&format!("/proc/self/task/{}/schedstat", sys::thread_id()))
             .map_err(|error| Failure::Machine(format!("cannot read our own time: {error}")))?;
-        Ok(Reading { server: process(server)?, soft, own })
+        let busy = match self.others {
+            Others::Busy { path, cpu } => busy_time(path, cpu)
+                .map_err(|error| Failure::Machine(format!("cannot read {path}: {error}")))?,
+            _ => 0,
+        };
+        Ok(Reading { server: process(server)?, soft, own, busy })
     }
 
     /// What happened between two readings that enclose a slice which took `elapsed`.
-    ///
-    /// On one core, one of generator and server always has something to do, so
-    /// that what neither of them nor the soft interrupts used went to others.
-    /// On two cores the spinning generator shows who took its CPU, and the
-    /// server, alone on its own, how long others made it wait.
     pub(super) fn spent(&self, before: Reading, after: Reading, elapsed: Duration) -> Spent {
         let server = after.server.ran - before.server.ran;
         let soft = after.soft.ran - before.soft.ran;
         let own = after.own.ran - before.own.ran;
         let elapsed = elapsed.as_nanos() as u64;
-        let foreign = match self.placement {
-            Placement::OneCore => elapsed.saturating_sub(server + own + soft),
-            Placement::TwoCores => {
+        let foreign = match self.others {
+            Others::Rest => Some(elapsed.saturating_sub(server + own + soft)),
+            Others::Spin => {
                 let waited = after.server.waited - before.server.waited;
-                (elapsed.saturating_sub(own) + waited).saturating_sub(soft)
+                Some((elapsed.saturating_sub(own) + waited).saturating_sub(soft))
             }
+            Others::Busy { .. } => {
+                let busy = after.busy - before.busy;
+                Some(busy.saturating_sub(server + own + soft))
+            }
+            Others::Unknown => None,
         };
         Spent { server, soft, foreign }
     }
@@ -129,4 +166,10 @@ fn thread_time(path: &str) -> io::Result<Time> {
         (Some(Ok(ran)), Some(Ok(waited))) => Ok(Time { ran, waited }),
         _ => Err(io::ErrorKind::InvalidData.into()),
     }
+}
+
+fn busy_time(path: &str, cpu: usize) -> io::Result<u64> {
+    let text = fs::read_to_string(path)?;
+    let number = text.split_ascii_whitespace().nth(cpu).map(str::parse);
+    number.and_then(Result::ok).ok_or_else(|| io::ErrorKind::InvalidData.into())
 }
