@@ -42,7 +42,7 @@ use servers::Server;
 use usage::Watch;
 
 pub use servers::Spec;
-pub use table::{Dropped, Ranking, Row, Slice};
+pub use table::{Dropped, Ranking, Ratios, Row, Slice};
 
 /// How long a server gets to go back to sleep before its time is read.
 const SETTLE: Duration = Duration::from_micros(500);
@@ -63,6 +63,10 @@ pub struct Options {
     /// The server that the others are divided by
     #[arg(long, value_name = "NAME", default_value = "epoll")]
     pub baseline: String,
+
+    /// Another server to divide all by, in a table of its own; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub against: Vec<String>,
 
     /// The load.
     #[command(flatten)]
@@ -282,10 +286,11 @@ fn open(server: &Server, scenario: &Scenario) -> Result<Box<dyn Load>, Failure> 
 /// descriptors; returns the CPUs of servers and generator.
 fn prepare(options: &Options) -> Result<(usize, usize), Failure> {
     let names: Vec<_> = options.servers.iter().map(|spec| &spec.name).collect();
-    if !names.contains(&&options.baseline) {
+    let divisors = [&options.baseline].into_iter().chain(&options.against);
+    if let Some(unknown) = divisors.into_iter().find(|name| !names.contains(name)) {
         return Err(Failure::Usage(format!(
-            "the baseline {:?} is none of the servers; add --server or choose another --baseline",
-            options.baseline
+            "the baseline {unknown:?} is none of the servers; add --server or choose another \
+             --baseline or --against"
         )));
     }
     if (1..names.len()).any(|at| names[..at].contains(&names[at])) {

@@ -28,7 +28,8 @@ impl fmt::Display for Ranking {
             }
             writeln!(f)?;
         }
-        self.notes(&rows).iter().try_for_each(|note| writeln!(f, "# {note}"))
+        self.notes(&rows).iter().try_for_each(|note| writeln!(f, "# {note}"))?;
+        self.options.against.iter().try_for_each(|name| self.write_against(f, name, width))
     }
 }
 
@@ -44,6 +45,28 @@ fn column(head: impl Into<String>, width: usize, cell: fn(&Row) -> String) -> Co
 }
 
 impl Ranking {
+    /// The ratios to one more server.
+    fn write_against(&self, f: &mut fmt::Formatter<'_>, name: &str, width: usize) -> fmt::Result {
+        let open = self.options.scenario.rate.is_some();
+        writeln!(f, "# divided by {name}, in the same sweeps")?;
+        write!(f, "{:width$}  {:>9}  {:>6}  {:>6}", "server", "ratio", "q1", "q3")?;
+        if open {
+            write!(f, "  {:>9}  {:>6}  {:>6}", "p99 ratio", "q1", "q3")?;
+        }
+        writeln!(f)?;
+        for (server, ratios) in self.names().zip(self.against(name)) {
+            write!(f, "{server:width$}")?;
+            let shown =
+                if open { vec![ratios.server_ns, ratios.p99] } else { vec![ratios.server_ns] };
+            for values in shown {
+                let [q1, median, q3] = [0, 1, 2].map(|at| number(values.map(|all| all[at]), 3));
+                write!(f, "  {median:>9}  {q1:>6}  {q3:>6}")?;
+            }
+            writeln!(f)?;
+        }
+        Ok(())
+    }
+
     fn title(&self) -> String {
         let (options, scenario) = (&self.options, &self.options.scenario);
         let load = match scenario.rate {
@@ -68,17 +91,19 @@ impl Ranking {
         let open = self.options.scenario.rate.is_some();
         let mut columns = vec![
             column(format!("ns/{unit}"), 10, |row| number(row.server_ns, 0)),
-            column("ratio", 6, |row| number(row.ratio.map(|[_, median, _]| median), 3)),
-            column("q1", 6, |row| number(row.ratio.map(|[q1, _, _]| q1), 3)),
-            column("q3", 6, |row| number(row.ratio.map(|[_, _, q3]| q3), 3)),
+            column("ratio", 6, |row| number(row.ratios.server_ns.map(|[_, median, _]| median), 3)),
+            column("q1", 6, |row| number(row.ratios.server_ns.map(|[q1, _, _]| q1), 3)),
+            column("q3", 6, |row| number(row.ratios.server_ns.map(|[_, _, q3]| q3), 3)),
         ];
         if open {
             columns.extend([
                 column("p50 us", 8, |row| number(row.latency_us.map(|[p50, _]| p50), 1)),
                 column("p99 us", 8, |row| number(row.latency_us.map(|[_, p99]| p99), 1)),
-                column("p99 ratio", 9, |row| number(row.p99_ratio.map(|[_, median, _]| median), 3)),
-                column("q1", 6, |row| number(row.p99_ratio.map(|[q1, _, _]| q1), 3)),
-                column("q3", 6, |row| number(row.p99_ratio.map(|[_, _, q3]| q3), 3)),
+                column("p99 ratio", 9, |row| {
+                    number(row.ratios.p99.map(|[_, median, _]| median), 3)
+                }),
+                column("q1", 6, |row| number(row.ratios.p99.map(|[q1, _, _]| q1), 3)),
+                column("q3", 6, |row| number(row.ratios.p99.map(|[_, _, q3]| q3), 3)),
             ]);
         }
         columns.extend([
@@ -195,6 +220,23 @@ pub(super) mod tests {
         assert_eq!(cells[1..10], figures, "{table}");
         assert_eq!(cells[10..], ["2000", "0", "1", "0", "0"], "{table}");
         assert_eq!(lines.len(), 4, "nothing to note: {table}");
+    }
+
+    #[test]
+    fn servers_are_divided_by_further_ones() {
+        let mut ranking =
+            Ranking::new(&options(&["epoll", "ring", "--rate=2000", "--against=ring"]));
+        ranking.add(0, GOOD, Some(&latency(20_000)));
+        let ring = Slice { server_ns: 4000.0, p99_us: Some(100.0), ..GOOD };
+        ranking.add(1, ring, Some(&latency(20_000)));
+        let table = ranking.to_string();
+        let lines: Vec<&str> = table.lines().skip(4).collect();
+        assert_eq!(lines[0], "# divided by ring, in the same sweeps", "{table}");
+        let cells: Vec<&str> = lines[2].split_whitespace().collect();
+        assert_eq!(cells, ["epoll", "1.250", "1.250", "1.250", "0.800", "0.800", "0.800"]);
+        let json = ranking.json();
+        assert_eq!(json["against"]["ring"][0]["ratio"], 1.25, "{json:#}");
+        assert_eq!(json["servers"][1]["ratio"], 0.8, "{json:#}");
     }
 
     #[test]

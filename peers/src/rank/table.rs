@@ -49,6 +49,16 @@ pub struct Ranking {
     latencies: Vec<Option<Histogram<u64>>>,
 }
 
+/// A server's figures ÷ those of another in the same sweeps: lower quartile, median, upper quartile
+/// over the sweeps in which both were kept; `None` where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ratios {
+    /// Of the CPU time for each unit.
+    pub server_ns: Option<[f64; 3]>,
+    /// Of the 99th percentiles of the latency; of an open loop only.
+    pub p99: Option<[f64; 3]>,
+}
+
 /// One server's line; `None` where no slice was kept.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
@@ -56,14 +66,11 @@ pub struct Row {
     pub name: String,
     /// CPU time for each unit in nanoseconds: median over kept slices.
     pub server_ns: Option<f64>,
-    /// CPU time ÷ the baseline's of the same sweep: lower quartile, median,
-    /// upper quartile over the sweeps in which both were kept.
-    pub ratio: Option<[f64; 3]>,
+    /// To the baseline.
+    pub ratios: Ratios,
     /// Of an open loop: median and 99th percentile of the latencies in kept slices, in microseconds
     /// after a message was due.
     pub latency_us: Option<[f64; 2]>,
-    /// 99th percentile ÷ the baseline's of the same sweep: quartiles as of `ratio`.
-    pub p99_ratio: Option<[f64; 3]>,
     /// Units a second: median over kept slices.
     pub per_second: Option<f64>,
     /// CPU time of the soft-interrupt threads for each unit: median.
@@ -94,27 +101,24 @@ impl Ranking {
 
     /// One row for each server, in the order in which they were named.
     pub fn rows(&self) -> Vec<Row> {
-        let baseline = self.names().position(|name| name == self.options.baseline);
+        let ratios = self.against(&self.options.baseline);
         self.names()
             .zip(&self.slices)
             .zip(&self.latencies)
-            .map(|((name, slices), latency)| {
+            .zip(ratios)
+            .map(|(((name, slices), latency), ratios)| {
                 let median = |of: fn(&Slice) -> f64| {
                     quartiles(kept(slices).map(of).collect()).map(|[_, median, _]| median)
-                };
-                let ratio = |of: fn(&Slice) -> Option<f64>| {
-                    baseline.and_then(|at| ratios(slices, &self.slices[at], of))
                 };
                 let dropped =
                     |why| slices.iter().filter(|slice| slice.dropped == Some(why)).count();
                 Row {
                     name: name.to_owned(),
                     server_ns: median(|slice| slice.server_ns),
-                    ratio: ratio(|slice| Some(slice.server_ns)),
+                    ratios,
                     latency_us: latency.as_ref().map(|all| {
                         [0.5, 0.99].map(|part| all.value_at_quantile(part) as f64 / 1000.0)
                     }),
-                    p99_ratio: ratio(|slice| slice.p99_us),
                     per_second: median(|slice| slice.units as f64 / slice.seconds),
                     soft_ns: median(|slice| slice.soft_ns),
                     kept: kept(slices).count(),
@@ -123,6 +127,19 @@ impl Ranking {
                 }
             })
             .collect()
+    }
+
+    /// All servers' ratios to one of them, in the order in which they were named.
+    pub fn against(&self, name: &str) -> Vec<Ratios> {
+        let Some(at) = self.names().position(|other| other == name) else {
+            return vec![Ratios::default(); self.slices.len()];
+        };
+        let baseline = &self.slices[at];
+        let to_baseline = |slices: &Vec<Slice>| Ratios {
+            server_ns: ratios(slices, baseline, |slice| Some(slice.server_ns)),
+            p99: ratios(slices, baseline, |slice| slice.p99_us),
+        };
+        self.slices.iter().map(to_baseline).collect()
     }
 
     /// The rows, every slice, and what was asked for.
@@ -134,26 +151,28 @@ impl Ranking {
             .zip(&self.options.servers)
             .zip(&self.slices)
             .map(|((row, spec), slices)| {
-                json!({
+                let mut server = json!({
                     "name": row.name,
                     "command": spec.command.join(" "),
                     "server_ns": row.server_ns,
-                    "ratio_q1": row.ratio.map(|[q1, _, _]| q1),
-                    "ratio": row.ratio.map(|[_, median, _]| median),
-                    "ratio_q3": row.ratio.map(|[_, _, q3]| q3),
                     "p50_us": row.latency_us.map(|[p50, _]| p50),
                     "p99_us": row.latency_us.map(|[_, p99]| p99),
-                    "p99_ratio_q1": row.p99_ratio.map(|[q1, _, _]| q1),
-                    "p99_ratio": row.p99_ratio.map(|[_, median, _]| median),
-                    "p99_ratio_q3": row.p99_ratio.map(|[_, _, q3]| q3),
                     "per_second": row.per_second,
                     "soft_ns": row.soft_ns,
                     "kept": row.kept,
                     "dropped": row.dropped,
                     "late": row.late,
                     "slices": slices.iter().map(slice_json).collect::<Vec<_>>(),
-                })
+                });
+                add_ratios(&mut server, row.ratios);
+                server
             })
+            .collect();
+        let against: serde_json::Map<String, Value> = self
+            .options
+            .against
+            .iter()
+            .map(|name| (name.clone(), self.against_json(name)))
             .collect();
         json!({
             "baseline": self.options.baseline,
@@ -169,7 +188,17 @@ impl Ranking {
             "foreign_percent_max": self.options.foreign,
             "seed": self.options.seed,
             "servers": servers,
+            "against": against,
         })
+    }
+
+    fn against_json(&self, name: &str) -> Value {
+        let ratios = self.names().zip(self.against(name)).map(|(name, ratios)| {
+            let mut server = json!({ "name": name });
+            add_ratios(&mut server, ratios);
+            server
+        });
+        ratios.collect()
     }
 
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
@@ -178,6 +207,14 @@ impl Ranking {
 
     pub(super) fn unit(&self) -> &'static str {
         if self.options.scenario.churn.is_some() { "cycle" } else { "message" }
+    }
+}
+
+fn add_ratios(server: &mut Value, ratios: Ratios) {
+    for (name, values) in [("ratio", ratios.server_ns), ("p99_ratio", ratios.p99)] {
+        for (at, suffix) in ["_q1", "", "_q3"].into_iter().enumerate() {
+            server[format!("{name}{suffix}")] = json!(values.map(|values| values[at]));
+        }
     }
 }
 

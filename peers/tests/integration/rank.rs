@@ -171,6 +171,7 @@ fn takes_any_command_and_writes_json() {
 fn says_what_is_wrong() {
     for (flags, code, words) in [
         (&["--server", "tokio"][..], 2, "baseline"),
+        (&["--server", "epoll", "--against", "ring"][..], 2, "\"ring\" is none"),
         (&["--server", "nginx"][..], 2, "no built-in peer"),
         (&["--server", "epoll", "--server", "epoll"][..], 2, "same name"),
         (&["--server", "epoll=/does/not/exist"][..], 4, "cannot start"),
