@@ -31,14 +31,22 @@ enum Others {
     /// Generator and server share a CPU, and one of them always has something to do: what neither
     /// they nor the soft interrupts used went to others.
     Rest,
-    /// The generator spins on its CPU, and so shows who took it; the server, alone on its own,
-    /// shows how long others made it wait.
-    Spin,
+    /// The generator spins on its CPU, and so shows who took it; of the server's CPU the kernel
+    /// says how long it was busy. Where it does not, the server, alone on its CPU, shows how long
+    /// others made it wait: too much if it has several threads, which wait for each other.
+    Spin(Option<Busy>),
     /// Generator and server share a CPU that idles in between: the kernel says how long it was
     /// busy.
-    Busy { path: &'static str, cpu: usize },
+    Busy(Busy),
     /// As `Busy`, on a kernel that does not say it.
     Unknown,
+}
+
+/// Where the time for which a CPU ran anything is read.
+#[derive(Clone, Copy, Debug)]
+struct Busy {
+    path: &'static str,
+    cpu: usize,
 }
 
 /// Counters at one moment; only differences mean anything.
@@ -47,7 +55,7 @@ pub(super) struct Reading {
     server: Time,
     soft: Time,
     own: Time,
-    /// Nanoseconds for which the CPU ran anything; read for [`Others::Busy`] only.
+    /// Nanoseconds for which the server's CPU ran anything; 0 where it is not known or not needed.
     busy: u64,
 }
 
@@ -77,11 +85,10 @@ impl Watch {
         client_cpu: usize,
     ) -> Result<Self, Failure> {
         let others = match (scenario.placement, scenario.rate) {
-            (Placement::TwoCores, _) => Others::Spin,
+            (Placement::TwoCores, _) => Others::Spin(Busy::find(server_cpu)),
             (Placement::OneCore, None) => Others::Rest,
             (Placement::OneCore, Some(_)) => {
-                let found = BUSY.into_iter().find(|path| busy_time(path, server_cpu).is_ok());
-                found.map_or(Others::Unknown, |path| Others::Busy { path, cpu: server_cpu })
+                Busy::find(server_cpu).map_or(Others::Unknown, Others::Busy)
             }
         };
         let names = [server_cpu, client_cpu].map(|cpu| format!("ksoftirqd/{cpu}"));
@@ -118,29 +125,29 @@ impl Watch {
         let own = thread_time(&format!("/proc/self/task/{}/schedstat", sys::thread_id()))
             .map_err(|error| Failure::Machine(format!("cannot read our own time: {error}")))?;
         let busy = match self.others {
-            Others::Busy { path, cpu } => busy_time(path, cpu)
-                .map_err(|error| Failure::Machine(format!("cannot read {path}: {error}")))?,
-            _ => 0,
+            Others::Busy(busy) | Others::Spin(Some(busy)) => busy
+                .read()
+                .map_err(|error| Failure::Machine(format!("cannot read {}: {error}", busy.path)))?,
+            Others::Rest | Others::Spin(None) | Others::Unknown => 0,
         };
         Ok(Reading { server: process(server)?, soft, own, busy })
     }
 
     /// What happened between two readings that enclose a slice which took `elapsed`.
     pub(super) fn spent(&self, before: Reading, after: Reading, elapsed: Duration) -> Spent {
-        let server = after.server.ran - before.server.ran;
+        let server = after.server.ran.saturating_sub(before.server.ran);
         let soft = after.soft.ran - before.soft.ran;
         let own = after.own.ran - before.own.ran;
         let elapsed = elapsed.as_nanos() as u64;
+        let waited = after.server.waited.saturating_sub(before.server.waited);
+        let beside = (after.busy - before.busy).saturating_sub(server);
         let foreign = match self.others {
             Others::Rest => Some(elapsed.saturating_sub(server + own + soft)),
-            Others::Spin => {
-                let waited = after.server.waited - before.server.waited;
-                Some((elapsed.saturating_sub(own) + waited).saturating_sub(soft))
+            Others::Spin(busy) => {
+                let on_server = if busy.is_some() { beside } else { waited };
+                Some((elapsed.saturating_sub(own) + on_server).saturating_sub(soft))
             }
-            Others::Busy { .. } => {
-                let busy = after.busy - before.busy;
-                Some(busy.saturating_sub(server + own + soft))
-            }
+            Others::Busy(_) => Some(beside.saturating_sub(own + soft)),
             Others::Unknown => None,
         };
         Spent { server, soft, foreign }
@@ -168,8 +175,15 @@ fn thread_time(path: &str) -> io::Result<Time> {
     }
 }
 
-fn busy_time(path: &str, cpu: usize) -> io::Result<u64> {
-    let text = fs::read_to_string(path)?;
-    let number = text.split_ascii_whitespace().nth(cpu).map(str::parse);
-    number.and_then(Result::ok).ok_or_else(|| io::ErrorKind::InvalidData.into())
+impl Busy {
+    /// `None` where the kernel does not say.
+    fn find(cpu: usize) -> Option<Self> {
+        BUSY.into_iter().map(|path| Self { path, cpu }).find(|busy| busy.read().is_ok())
+    }
+
+    fn read(self) -> io::Result<u64> {
+        let text = fs::read_to_string(self.path)?;
+        let number = text.split_ascii_whitespace().nth(self.cpu).map(str::parse);
+        number.and_then(Result::ok).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    }
 }
