@@ -11,9 +11,9 @@
 //! - [`sys`]: the few system calls that the standard library does not offer.
 //! - [`units`]: times and sizes on command lines.
 //!
-//! The peers themselves are binaries: `peer-epoll`, `peer-ring`, `peer-tokio`. So are
-//! `faulty`, an echo server with faults on purpose, and `truth`, which provokes limits
-//! with it and checks what `plimsoll` says of them.
+//! The peers themselves are binaries: `peer-epoll`, `peer-ring`, `peer-tokio`, and those
+//! of the package in `more/`. So are `faulty`, an echo server with faults on purpose, and
+//! `truth`, which provokes limits with it and checks what `plimsoll` says of them.
 
 pub mod buffer_ring;
 pub mod peer;

@@ -10,12 +10,21 @@
 //! a set share of the CPUs in use is dropped, counted, and tried again a few
 //! times.
 //!
+//! The load of a slice is a closed loop of echoes, connections that come and go
+//! (`--churn`), or an open loop at a steady rate (`--rate`). A slice in which
+//! the generator did not keep the rate is dropped like a disturbed one, and the
+//! table says so.
+//!
 //! The time is the kernel's own account of the server's threads, in
 //! nanoseconds; work that it does in soft interrupts on the server's behalf
 //! while another thread runs is not in it.
 
 mod churn;
+mod clients;
 mod echo;
+mod paced;
+mod print;
+mod schedule;
 mod servers;
 mod table;
 mod usage;
@@ -26,28 +35,38 @@ use std::thread;
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
+use hdrhistogram::Histogram;
 
 use crate::sys;
 use servers::Server;
 use usage::Watch;
 
 pub use servers::Spec;
-pub use table::{Ranking, Row, Slice};
+pub use table::{Dropped, Ranking, Ratios, Row, Slice};
 
 /// How long a server gets to go back to sleep before its time is read.
 const SETTLE: Duration = Duration::from_micros(500);
+
+/// Percentage of the messages of a slice that may be late before it is no longer the load that was
+/// asked for.
+const LATE_PERCENT_MAX: f64 = 1.0;
 
 /// What to compare, and how.
 #[derive(Clone, Debug, Args)]
 pub struct Options {
     /// A server: NAME=COMMAND with {listen} for its address, or a built-in
-    /// peer (epoll, ring, tokio); may be repeated
+    /// peer (epoll, ring, tokio; when built: mio, monoio, compio, go); may be
+    /// repeated
     #[arg(long = "server", value_name = "SPEC", required = true)]
     pub servers: Vec<Spec>,
 
     /// The server that the others are divided by
     #[arg(long, value_name = "NAME", default_value = "epoll")]
     pub baseline: String,
+
+    /// Another server to divide all by, in a table of its own; may be repeated
+    #[arg(long, value_name = "NAME")]
+    pub against: Vec<String>,
 
     /// The load.
     #[command(flatten)]
@@ -97,6 +116,12 @@ pub struct Scenario {
     /// Messages outstanding on each connection
     #[arg(long, default_value_t = 1, value_parser = parse_count)]
     pub depth: usize,
+
+    /// Send so many messages per second over all connections, whether or not
+    /// replies have come, instead of one for each reply
+    #[arg(long, value_name = "N", conflicts_with_all = ["depth", "churn"],
+          value_parser = clap::value_parser!(u64).range(1..=10_000_000))]
+    pub rate: Option<u64>,
 
     /// Where the generator runs
     #[arg(long, value_enum, default_value_t = Placement::OneCore)]
@@ -174,11 +199,22 @@ impl fmt::Display for Failure {
 impl std::error::Error for Failure {}
 
 /// The work of one slice.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Work {
     /// Messages echoed, or cycles completed.
     units: u64,
     elapsed: Duration,
+    /// Of an open loop only.
+    pace: Option<Pace>,
+}
+
+/// How an open loop went.
+#[derive(Clone, Debug)]
+struct Pace {
+    /// Messages that the generator sent late ([`schedule::Schedule::late_ns`]).
+    late: u64,
+    /// From when a message was due to when it had come back, in nanoseconds.
+    latency: Histogram<u64>,
 }
 
 /// A load that can be put on one server.
@@ -198,6 +234,10 @@ trait Load {
 pub fn run(options: &Options) -> Result<Ranking, Failure> {
     let (server_cpu, client_cpu) = prepare(options)?;
     let scenario = &options.scenario;
+    // Before the threads that read what servers print are started: they are not to run on the
+    // servers' CPU either.
+    sys::pin(client_cpu)
+        .map_err(|error| Failure::Machine(format!("cannot run on CPU {client_cpu}: {error}")))?;
     let extra = ["--close-after".to_owned(), scenario.size.to_string()];
     let mut rivals = Vec::new();
     for spec in &options.servers {
@@ -206,9 +246,10 @@ pub fn run(options: &Options) -> Result<Ranking, Failure> {
         let load = open(&server, scenario).map_err(|failure| server.explain(failure))?;
         rivals.push((server, load));
     }
-    sys::pin(client_cpu)
-        .map_err(|error| Failure::Machine(format!("cannot run on CPU {client_cpu}: {error}")))?;
-    let watch = Watch::new(scenario.placement, server_cpu, client_cpu)?;
+    // The servers have been started with the kernel's default.
+    sys::set_timer_slack(1)
+        .map_err(|error| Failure::Machine(format!("cannot set the timer slack: {error}")))?;
+    let watch = Watch::new(scenario, server_cpu, client_cpu)?;
     let mut ranking = Ranking::new(options);
     let mut order: Vec<usize> = (0..rivals.len()).collect();
     let mut chance = options.seed;
@@ -218,11 +259,11 @@ pub fn run(options: &Options) -> Result<Ranking, Failure> {
         for &index in &order {
             let (server, load) = &mut rivals[index];
             for _ in 0..=options.retries {
-                let slice = measure(&watch, server, load.as_mut(), options, sweep)
+                let (slice, pace) = measure(&watch, server, load.as_mut(), options, sweep)
                     .map_err(|failure| server.explain(failure))?;
-                let kept = slice.kept;
+                let kept = slice.dropped.is_none();
                 if sweep > 0 {
-                    ranking.add(index, slice);
+                    ranking.add(index, slice, pace.as_ref().map(|pace| &pace.latency));
                 }
                 if kept || sweep == 0 {
                     break;
@@ -234,9 +275,10 @@ pub fn run(options: &Options) -> Result<Ranking, Failure> {
 }
 
 fn open(server: &Server, scenario: &Scenario) -> Result<Box<dyn Load>, Failure> {
-    Ok(match scenario.churn {
-        None => Box::new(echo::EchoLoad::open(server, scenario)?),
-        Some(closes) => Box::new(churn::ChurnLoad::new(server, scenario, closes)?),
+    Ok(match (scenario.churn, scenario.rate) {
+        (Some(closes), _) => Box::new(churn::ChurnLoad::new(server, scenario, closes)?),
+        (None, Some(rate)) => Box::new(paced::PacedLoad::open(server, scenario, rate)?),
+        (None, None) => Box::new(echo::EchoLoad::open(server, scenario)?),
     })
 }
 
@@ -244,14 +286,22 @@ fn open(server: &Server, scenario: &Scenario) -> Result<Box<dyn Load>, Failure> 
 /// descriptors; returns the CPUs of servers and generator.
 fn prepare(options: &Options) -> Result<(usize, usize), Failure> {
     let names: Vec<_> = options.servers.iter().map(|spec| &spec.name).collect();
-    if !names.contains(&&options.baseline) {
+    let divisors = [&options.baseline].into_iter().chain(&options.against);
+    if let Some(unknown) = divisors.into_iter().find(|name| !names.contains(name)) {
         return Err(Failure::Usage(format!(
-            "the baseline {:?} is none of the servers; add --server or choose another --baseline",
-            options.baseline
+            "the baseline {unknown:?} is none of the servers; add --server or choose another \
+             --baseline or --against"
         )));
     }
     if (1..names.len()).any(|at| names[..at].contains(&names[at])) {
         return Err(Failure::Usage("two servers have the same name".into()));
+    }
+    if let Some(rate) = options.scenario.rate.filter(|rate| rate * options.slice < 1000) {
+        return Err(Failure::Usage(format!(
+            "a slice of {} ms is shorter than the time between two messages at {rate}/s; use a \
+             longer --slice",
+            options.slice
+        )));
     }
     let machine = |error: std::io::Error| Failure::Machine(error.to_string());
     sys::raise_descriptor_limit().map_err(machine)?;
@@ -275,13 +325,14 @@ fn prepare(options: &Options) -> Result<(usize, usize), Failure> {
     Ok((server_cpu, client_cpu))
 }
 
+/// One slice of one server.
 fn measure(
     watch: &Watch,
     server: &Server,
     load: &mut dyn Load,
     options: &Options,
     sweep: u32,
-) -> Result<Slice, Failure> {
+) -> Result<(Slice, Option<Pace>), Failure> {
     // Sleeping lets the kernel bring our own account up to date as well.
     thread::sleep(SETTLE);
     let before = watch.read(server.pid())?;
@@ -289,18 +340,34 @@ fn measure(
     thread::sleep(SETTLE);
     let spent = watch.spent(before, watch.read(server.pid())?, work.elapsed);
     let seconds = work.elapsed.as_secs_f64();
-    let foreign_percent = spent.foreign as f64 / 1e9 / seconds * 100.0;
+    let foreign_percent = spent.foreign.map(|foreign| foreign as f64 / 1e9 / seconds * 100.0);
     let units = work.units.max(1) as f64;
-    Ok(Slice {
+    let late_percent = work.pace.as_ref().map(|pace| pace.late as f64 / units * 100.0);
+    // A hypervisor that takes the CPU away may swallow a short slice whole.
+    let disturbed = foreign_percent.is_some_and(|percent| percent > options.foreign);
+    let dropped = if disturbed || spent.server == 0 {
+        Some(Dropped::Disturbed)
+    } else if late_percent.is_some_and(|percent| percent > LATE_PERCENT_MAX) {
+        Some(Dropped::Late)
+    } else {
+        None
+    };
+    let latency = |quantile| {
+        work.pace.as_ref().map(|pace| pace.latency.value_at_quantile(quantile) as f64 / 1000.0)
+    };
+    let slice = Slice {
         sweep,
         units: work.units,
         seconds,
         server_ns: spent.server as f64 / units,
         soft_ns: spent.soft as f64 / units,
         foreign_percent,
-        // A hypervisor that takes the CPU away may swallow a short slice whole.
-        kept: foreign_percent <= options.foreign && spent.server > 0,
-    })
+        late_percent,
+        p50_us: latency(0.5),
+        p99_us: latency(0.99),
+        dropped,
+    };
+    Ok((slice, work.pace))
 }
 
 /// Fisher–Yates.

@@ -44,6 +44,17 @@ pub fn allowed_cpus() -> io::Result<Vec<usize>> {
     }
 }
 
+/// How much later than asked the calling thread may be woken by a timer, in nanoseconds (at least
+/// 1; the kernel's default is 50,000). Children inherit it.
+///
+/// # Errors
+/// What `prctl(2)` reported; not expected.
+pub fn set_timer_slack(nanoseconds: u32) -> io::Result<()> {
+    // SAFETY: takes integers only; no memory of ours is involved.
+    check(unsafe { libc::prctl(libc::PR_SET_TIMERSLACK, libc::c_ulong::from(nanoseconds.max(1))) })
+        .map(drop)
+}
+
 /// The kernel's id of the calling thread.
 pub fn thread_id() -> i32 {
     // SAFETY: takes nothing and cannot fail.
@@ -290,6 +301,42 @@ impl Epoll {
                 events.as_mut_ptr(),
                 events.len() as i32,
                 milliseconds,
+            )
+        };
+        if count >= 0 {
+            return Ok(count as usize);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() == io::ErrorKind::Interrupted { Ok(0) } else { Err(error) }
+    }
+
+    /// As [`wait`](Self::wait), with a time limit in nanoseconds (`epoll_pwait2`, Linux 5.11): how
+    /// late it returns is set by [`set_timer_slack`].
+    ///
+    /// # Errors
+    /// `ENOSYS` from older kernels.
+    #[inline]
+    pub fn wait_precisely(
+        &self,
+        events: &mut [libc::epoll_event],
+        timeout: Duration,
+    ) -> io::Result<usize> {
+        let limit = libc::timespec {
+            tv_sec: timeout.as_secs() as libc::time_t,
+            tv_nsec: timeout.subsec_nanos().into(),
+        };
+        // SAFETY: the kernel reads one timespec and writes at most `events.len()` events; the
+        // signal mask is null, and its size then ignored. `syscall` rather than the function of
+        // that name, which only recent C libraries have.
+        let count = unsafe {
+            libc::syscall(
+                libc::SYS_epoll_pwait2,
+                self.0.as_raw_fd(),
+                events.as_mut_ptr(),
+                events.len() as libc::c_int,
+                &raw const limit,
+                std::ptr::null::<libc::sigset_t>(),
+                0_usize,
             )
         };
         if count >= 0 {

@@ -61,8 +61,9 @@ struct Args {
     #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1024))]
     min_complete: u32,
 
-    /// Microseconds after which one completion is enough to end the wait
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..))]
+    /// Microseconds after which one completion is enough to end the wait; 0: the
+    /// first one ends it, and no timer is armed
+    #[arg(long, default_value_t = 1)]
     min_wait: u32,
 
     /// Where accepted connections live
@@ -221,6 +222,8 @@ impl Server {
     fn enter(&mut self) -> io::Result<()> {
         let outcome = if mem::take(&mut self.urgent) {
             self.ring.submit()
+        } else if self.min_wait == 0 {
+            self.ring.submit_and_wait(1)
         } else {
             // Without a long deadline as well, the kernel takes the short one
             // for the only one, and an idle server would wake every microsecond.

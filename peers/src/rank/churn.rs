@@ -158,6 +158,6 @@ impl Load for ChurnLoad {
         }
         let elapsed = started.elapsed();
         std::thread::sleep(SETTLE);
-        Ok(Work { units: done, elapsed })
+        Ok(Work { units: done, elapsed, pace: None })
     }
 }

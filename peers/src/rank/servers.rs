@@ -27,11 +27,17 @@ const PORTS: std::ops::Range<u16> = 20_000..32_000;
 /// Lines of a server's output that are kept, to be shown when it fails.
 const LINES_KEPT: usize = 10;
 
+/// The peers of this package, without `peer-`.
+const PEERS: [&str; 3] = ["epoll", "ring", "tokio"];
+
+/// The peers that `peers/more/build` puts beside this executable, without `peer-`.
+const MORE_PEERS: [&str; 4] = ["mio", "monoio", "compio", "go"];
+
 /// A server to compare: `NAME=COMMAND`, or the name of a built-in peer.
 ///
 /// The command is split at white space. Its first word is a built-in peer
-/// (`epoll`, `ring`, `tokio`), a program beside this executable, or a program
-/// on the `PATH`. `{listen}` stands for the address to listen on, and is added
+/// (`epoll`, `ring`, `tokio`; those of `peers/more`: `mio`, `monoio`, `compio`,
+/// `go`), a program beside this executable, or a program on the `PATH`. `{listen}` stands for the address to listen on, and is added
 /// as `--listen {listen}` to built-in peers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spec {
@@ -50,17 +56,22 @@ impl FromStr for Spec {
         let (name, command) = text.split_once('=').unwrap_or((text, text));
         let mut command: Vec<String> = command.split_whitespace().map(String::from).collect();
         if name.is_empty() || name.contains(char::is_whitespace) || command.is_empty() {
-            return Err("expected NAME=COMMAND, or one of epoll, ring, tokio".into());
+            return Err(format!("expected NAME=COMMAND, or one of {}", peers().join(", ")));
         }
-        let built_in = ["epoll", "ring", "tokio"].contains(&command[0].as_str());
+        let built_in = peers().contains(&command[0].as_str());
         if built_in {
             command[0] = format!("peer-{}", command[0]);
             command.extend(["--listen".into(), "{listen}".into()]);
         } else if !text.contains('=') {
-            return Err(format!("no built-in peer {name:?}: epoll, ring, tokio, or NAME=COMMAND"));
+            let peers = peers().join(", ");
+            return Err(format!("no built-in peer {name:?}: {peers}, or NAME=COMMAND"));
         }
         Ok(Self { name: name.into(), command, built_in })
     }
+}
+
+fn peers() -> Vec<&'static str> {
+    [&PEERS[..], &MORE_PEERS[..]].concat()
 }
 
 /// A running server; ended when dropped.
@@ -86,7 +97,12 @@ impl Server {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         sys::child::bind_child(&mut command, cpu);
         let mut child = command.spawn().map_err(|error| {
-            Failure::Server(format!("{name}: cannot start {}: {error}", program.display()))
+            let hint = if spec.built_in && error.kind() == std::io::ErrorKind::NotFound {
+                ", which has not been built; see \"Ranking\" in peers/README.md"
+            } else {
+                ""
+            };
+            Failure::Server(format!("{name}: cannot start {}: {error}{hint}", program.display()))
         })?;
         let (sender, announced) = mpsc::channel();
         let output = Arc::new(Mutex::new(VecDeque::new()));
@@ -222,6 +238,8 @@ mod tests {
         let spec: Spec = "small=ring --buffers 64".parse().unwrap();
         assert_eq!(spec.name, "small");
         assert_eq!(spec.command, ["peer-ring", "--buffers", "64", "--listen", "{listen}"]);
+        let spec: Spec = "go".parse().unwrap();
+        assert_eq!(spec.command, ["peer-go", "--listen", "{listen}"]);
         let spec: Spec = "c=x serve --limit=3".parse().unwrap();
         assert_eq!(spec.command, ["x", "serve", "--limit=3"]);
         assert!(!spec.built_in);

@@ -1,7 +1,6 @@
-//! From slices to medians, and the table.
+//! From slices to medians.
 
-use std::fmt;
-
+use hdrhistogram::Histogram;
 use serde_json::{Value, json};
 
 use super::{Options, Placement};
@@ -19,18 +18,45 @@ pub struct Slice {
     pub server_ns: f64,
     /// CPU time of the soft-interrupt threads for each unit, in nanoseconds.
     pub soft_ns: f64,
-    /// CPU time of other processes, in percent of `seconds`.
-    pub foreign_percent: f64,
-    /// Few enough others ran.
-    pub kept: bool,
+    /// CPU time of other processes, in percent of `seconds`; `None` where the kernel does not say.
+    pub foreign_percent: Option<f64>,
+    /// Of an open loop: messages that were sent late, in percent.
+    pub late_percent: Option<f64>,
+    /// Of an open loop: median of the latencies, in microseconds after a message was due.
+    pub p50_us: Option<f64>,
+    /// Of an open loop: 99th percentile of the same.
+    pub p99_us: Option<f64>,
+    /// Why the slice is in no median.
+    pub dropped: Option<Dropped>,
+}
+
+/// Why a slice is not counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Dropped {
+    /// Other processes ran for too long, or the server was not seen to run.
+    Disturbed,
+    /// The generator did not keep the rate: too many messages were sent late.
+    Late,
 }
 
 /// All slices of all servers.
 #[derive(Clone, Debug)]
 pub struct Ranking {
-    options: Options,
+    pub(super) options: Options,
     /// By server, in the order of the options.
-    slices: Vec<Vec<Slice>>,
+    pub(super) slices: Vec<Vec<Slice>>,
+    /// By server: the latencies of its kept slices, in nanoseconds.
+    latencies: Vec<Option<Histogram<u64>>>,
+}
+
+/// A server's figures ÷ those of another in the same sweeps: lower quartile, median, upper quartile
+/// over the sweeps in which both were kept; `None` where there is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Ratios {
+    /// Of the CPU time for each unit.
+    pub server_ns: Option<[f64; 3]>,
+    /// Of the 99th percentiles of the latency; of an open loop only.
+    pub p99: Option<[f64; 3]>,
 }
 
 /// One server's line; `None` where no slice was kept.
@@ -40,9 +66,11 @@ pub struct Row {
     pub name: String,
     /// CPU time for each unit in nanoseconds: median over kept slices.
     pub server_ns: Option<f64>,
-    /// CPU time ÷ the baseline's of the same sweep: lower quartile, median,
-    /// upper quartile over the sweeps in which both were kept.
-    pub ratio: Option<[f64; 3]>,
+    /// To the baseline.
+    pub ratios: Ratios,
+    /// Of an open loop: median and 99th percentile of the latencies in kept slices, in microseconds
+    /// after a message was due.
+    pub latency_us: Option<[f64; 2]>,
     /// Units a second: median over kept slices.
     pub per_second: Option<f64>,
     /// CPU time of the soft-interrupt threads for each unit: median.
@@ -51,37 +79,67 @@ pub struct Row {
     pub kept: usize,
     /// Slices dropped because others ran.
     pub dropped: usize,
+    /// Slices dropped because the generator did not keep the rate.
+    pub late: usize,
 }
 
 impl Ranking {
     pub(super) fn new(options: &Options) -> Self {
         let slices = vec![Vec::new(); options.servers.len()];
-        Self { options: options.clone(), slices }
+        let latencies = vec![None; options.servers.len()];
+        Self { options: options.clone(), slices, latencies }
     }
 
-    pub(super) fn add(&mut self, server: usize, slice: Slice) {
+    pub(super) fn add(&mut self, server: usize, slice: Slice, latency: Option<&Histogram<u64>>) {
         self.slices[server].push(slice);
+        let (None, Some(latency)) = (slice.dropped, latency) else { return };
+        match &mut self.latencies[server] {
+            Some(sum) => sum.add(latency).expect("histograms of the same bounds"),
+            empty => *empty = Some(latency.clone()),
+        }
     }
 
     /// One row for each server, in the order in which they were named.
     pub fn rows(&self) -> Vec<Row> {
-        let baseline = self.names().position(|name| name == self.options.baseline);
+        let ratios = self.against(&self.options.baseline);
         self.names()
             .zip(&self.slices)
-            .map(|(name, slices)| {
-                let median = |of: fn(&Slice) -> f64| quartiles(kept(slices).map(of).collect());
+            .zip(&self.latencies)
+            .zip(ratios)
+            .map(|(((name, slices), latency), ratios)| {
+                let median = |of: fn(&Slice) -> f64| {
+                    quartiles(kept(slices).map(of).collect()).map(|[_, median, _]| median)
+                };
+                let dropped =
+                    |why| slices.iter().filter(|slice| slice.dropped == Some(why)).count();
                 Row {
                     name: name.to_owned(),
-                    server_ns: median(|slice| slice.server_ns).map(|[_, median, _]| median),
-                    ratio: baseline.and_then(|at| ratios(slices, &self.slices[at])),
-                    per_second: median(|slice| slice.units as f64 / slice.seconds)
-                        .map(|[_, median, _]| median),
-                    soft_ns: median(|slice| slice.soft_ns).map(|[_, median, _]| median),
+                    server_ns: median(|slice| slice.server_ns),
+                    ratios,
+                    latency_us: latency.as_ref().map(|all| {
+                        [0.5, 0.99].map(|part| all.value_at_quantile(part) as f64 / 1000.0)
+                    }),
+                    per_second: median(|slice| slice.units as f64 / slice.seconds),
+                    soft_ns: median(|slice| slice.soft_ns),
                     kept: kept(slices).count(),
-                    dropped: slices.len() - kept(slices).count(),
+                    dropped: dropped(Dropped::Disturbed),
+                    late: dropped(Dropped::Late),
                 }
             })
             .collect()
+    }
+
+    /// All servers' ratios to one of them, in the order in which they were named.
+    pub fn against(&self, name: &str) -> Vec<Ratios> {
+        let Some(at) = self.names().position(|other| other == name) else {
+            return vec![Ratios::default(); self.slices.len()];
+        };
+        let baseline = &self.slices[at];
+        let to_baseline = |slices: &Vec<Slice>| Ratios {
+            server_ns: ratios(slices, baseline, |slice| Some(slice.server_ns)),
+            p99: ratios(slices, baseline, |slice| slice.p99_us),
+        };
+        self.slices.iter().map(to_baseline).collect()
     }
 
     /// The rows, every slice, and what was asked for.
@@ -93,27 +151,36 @@ impl Ranking {
             .zip(&self.options.servers)
             .zip(&self.slices)
             .map(|((row, spec), slices)| {
-                json!({
+                let mut server = json!({
                     "name": row.name,
                     "command": spec.command.join(" "),
                     "server_ns": row.server_ns,
-                    "ratio_q1": row.ratio.map(|[q1, _, _]| q1),
-                    "ratio": row.ratio.map(|[_, median, _]| median),
-                    "ratio_q3": row.ratio.map(|[_, _, q3]| q3),
+                    "p50_us": row.latency_us.map(|[p50, _]| p50),
+                    "p99_us": row.latency_us.map(|[_, p99]| p99),
                     "per_second": row.per_second,
                     "soft_ns": row.soft_ns,
                     "kept": row.kept,
                     "dropped": row.dropped,
+                    "late": row.late,
                     "slices": slices.iter().map(slice_json).collect::<Vec<_>>(),
-                })
+                });
+                add_ratios(&mut server, row.ratios);
+                server
             })
+            .collect();
+        let against: serde_json::Map<String, Value> = self
+            .options
+            .against
+            .iter()
+            .map(|name| (name.clone(), self.against_json(name)))
             .collect();
         json!({
             "baseline": self.options.baseline,
             "unit": self.unit(),
             "connections": scenario.connections,
             "size": scenario.size,
-            "depth": scenario.depth,
+            "depth": if scenario.rate.is_none() { Some(scenario.depth) } else { None },
+            "rate": scenario.rate,
             "placement": placement(scenario.placement),
             "churn": scenario.churn.map(|closes| format!("{closes:?}").to_lowercase()),
             "sweeps": self.options.sweeps,
@@ -121,66 +188,33 @@ impl Ranking {
             "foreign_percent_max": self.options.foreign,
             "seed": self.options.seed,
             "servers": servers,
+            "against": against,
         })
     }
 
-    fn names(&self) -> impl Iterator<Item = &str> {
+    fn against_json(&self, name: &str) -> Value {
+        let ratios = self.names().zip(self.against(name)).map(|(name, ratios)| {
+            let mut server = json!({ "name": name });
+            add_ratios(&mut server, ratios);
+            server
+        });
+        ratios.collect()
+    }
+
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         self.options.servers.iter().map(|spec| spec.name.as_str())
     }
 
-    fn unit(&self) -> &'static str {
+    pub(super) fn unit(&self) -> &'static str {
         if self.options.scenario.churn.is_some() { "cycle" } else { "message" }
     }
 }
 
-/// The table: a line that names the scenario, the heads, a row for each server.
-impl fmt::Display for Ranking {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (scenario, unit) = (&self.options.scenario, self.unit());
-        write!(
-            f,
-            "# {} connections, {} B, depth {}, {}",
-            scenario.connections,
-            scenario.size,
-            scenario.depth,
-            placement(scenario.placement)
-        )?;
-        if let Some(closes) = scenario.churn {
-            write!(f, ", churn: {} closes", format!("{closes:?}").to_lowercase())?;
+fn add_ratios(server: &mut Value, ratios: Ratios) {
+    for (name, values) in [("ratio", ratios.server_ns), ("p99_ratio", ratios.p99)] {
+        for (at, suffix) in ["_q1", "", "_q3"].into_iter().enumerate() {
+            server[format!("{name}{suffix}")] = json!(values.map(|values| values[at]));
         }
-        writeln!(f, "; {} sweeps of {} ms slices", self.options.sweeps, self.options.slice)?;
-        let width = self.names().map(str::len).max().unwrap_or(0).max("server".len());
-        writeln!(
-            f,
-            "{:width$}  {:>10}  {:>6}  {:>6}  {:>6}  {:>10}  {:>10}  {:>5}  {:>7}",
-            "server",
-            format!("ns/{unit}"),
-            "ratio",
-            "q1",
-            "q3",
-            format!("{unit}s/s"),
-            "softirq ns",
-            "kept",
-            "dropped"
-        )?;
-        for row in self.rows() {
-            let number = |value: Option<f64>, digits: usize| match value {
-                Some(value) => format!("{value:.digits$}"),
-                None => "-".to_owned(),
-            };
-            let [q1, median, q3] = [0, 1, 2].map(|at| number(row.ratio.map(|ratio| ratio[at]), 3));
-            writeln!(
-                f,
-                "{:width$}  {:>10}  {median:>6}  {q1:>6}  {q3:>6}  {:>10}  {:>10}  {:>5}  {:>7}",
-                row.name,
-                number(row.server_ns, 0),
-                number(row.per_second, 0),
-                number(row.soft_ns, 0),
-                row.kept,
-                row.dropped
-            )?;
-        }
-        Ok(())
     }
 }
 
@@ -192,11 +226,14 @@ fn slice_json(slice: &Slice) -> Value {
         "server_ns": slice.server_ns,
         "soft_ns": slice.soft_ns,
         "foreign_percent": slice.foreign_percent,
-        "kept": slice.kept,
+        "late_percent": slice.late_percent,
+        "p50_us": slice.p50_us,
+        "p99_us": slice.p99_us,
+        "kept": slice.dropped.is_none(),
     })
 }
 
-fn placement(placement: Placement) -> &'static str {
+pub(super) fn placement(placement: Placement) -> &'static str {
     match placement {
         Placement::OneCore => "one core",
         Placement::TwoCores => "two cores",
@@ -204,14 +241,14 @@ fn placement(placement: Placement) -> &'static str {
 }
 
 fn kept(slices: &[Slice]) -> impl Iterator<Item = &Slice> {
-    slices.iter().filter(|slice| slice.kept)
+    slices.iter().filter(|slice| slice.dropped.is_none())
 }
 
-/// Quartiles of the ratios within the sweeps in which both were kept.
-fn ratios(slices: &[Slice], baseline: &[Slice]) -> Option<[f64; 3]> {
+/// Quartiles of the ratios of a figure within the sweeps in which both were kept.
+fn ratios(slices: &[Slice], baseline: &[Slice], of: fn(&Slice) -> Option<f64>) -> Option<[f64; 3]> {
     let ratios = kept(slices).filter_map(|slice| {
         let same = kept(baseline).find(|other| other.sweep == slice.sweep)?;
-        Some(slice.server_ns / same.server_ns)
+        Some(of(slice)? / of(same)?)
     });
     quartiles(ratios.collect())
 }
@@ -232,11 +269,22 @@ fn quartiles(mut values: Vec<f64>) -> Option<[f64; 3]> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::print::tests::options;
     use super::*;
 
-    fn slice(sweep: u32, server_ns: f64, kept: bool) -> Slice {
-        let (units, seconds, soft_ns, foreign_percent) = (1, 1.0, 0.0, 0.0);
-        Slice { sweep, units, seconds, server_ns, soft_ns, foreign_percent, kept }
+    fn slice(sweep: u32, server_ns: f64, dropped: Option<Dropped>) -> Slice {
+        Slice {
+            sweep,
+            units: 1,
+            seconds: 1.0,
+            server_ns,
+            soft_ns: 0.0,
+            foreign_percent: Some(0.0),
+            late_percent: None,
+            p50_us: None,
+            p99_us: None,
+            dropped,
+        }
     }
 
     #[test]
@@ -249,13 +297,32 @@ mod tests {
 
     #[test]
     fn ratios_are_within_a_sweep_and_leave_dropped_slices_out() {
-        let baseline = [slice(1, 10.0, true), slice(2, 100.0, true), slice(3, 1.0, false)];
+        let (disturbed, late) = (Some(Dropped::Disturbed), Some(Dropped::Late));
+        let baseline = [slice(1, 10.0, None), slice(2, 100.0, None), slice(3, 1.0, disturbed)];
         let rival = [
-            slice(1, 500.0, false),
-            slice(1, 5.0, true),
-            slice(2, 50.0, true),
-            slice(3, 50.0, true),
+            slice(1, 500.0, disturbed),
+            slice(1, 400.0, late),
+            slice(1, 5.0, None),
+            slice(2, 50.0, None),
+            slice(3, 50.0, None),
         ];
-        assert_eq!(ratios(&rival, &baseline), Some([0.5; 3]));
+        assert_eq!(ratios(&rival, &baseline, |slice| Some(slice.server_ns)), Some([0.5; 3]));
+        assert_eq!(ratios(&rival, &baseline, |slice| slice.p99_us), None);
+    }
+
+    #[test]
+    fn latencies_are_those_of_all_messages_in_kept_slices() {
+        let mut ranking = Ranking::new(&options(&["epoll"]));
+        for (value, count, dropped) in
+            [(1000, 98, None), (50_000, 2, None), (9_000_000, 100, Some(Dropped::Late))]
+        {
+            let mut latency = Histogram::new_with_bounds(1, 1_000_000_000, 3).unwrap();
+            latency.record_n(value, count).unwrap();
+            ranking.add(0, slice(1, 1.0, dropped), Some(&latency));
+        }
+        let row = &ranking.rows()[0];
+        let [p50, p99] = row.latency_us.expect("latencies");
+        assert!((p50 - 1.0).abs() < 0.01 && (p99 - 50.0).abs() < 0.1, "{p50} {p99}");
+        assert_eq!((row.kept, row.dropped, row.late), (2, 0, 1));
     }
 }

@@ -7,16 +7,46 @@ use std::fs;
 use std::io;
 use std::time::Duration;
 
-use super::{Failure, Placement};
+use super::{Failure, Placement, Scenario};
 use crate::sys;
+
+/// Where control groups of version 1 say, in nanoseconds, how long each CPU ran any task at all.
+const BUSY: [&str; 2] = [
+    "/sys/fs/cgroup/cpuacct/cpuacct.usage_percpu",
+    "/sys/fs/cgroup/cpu,cpuacct/cpuacct.usage_percpu",
+];
 
 /// Whose time is read.
 #[derive(Debug)]
 pub(super) struct Watch {
-    placement: Placement,
+    others: Others,
     /// `ksoftirqd/N` of the CPUs in use: network work that the kernel charges
     /// to nobody, and so not to be mistaken for another process.
     soft: Vec<u32>,
+}
+
+/// How it is known what other processes ran.
+#[derive(Debug)]
+enum Others {
+    /// Generator and server share a CPU, and one of them always has something to do: what neither
+    /// they nor the soft interrupts used went to others.
+    Rest,
+    /// The generator spins on its CPU, and so shows who took it; of the server's CPU the kernel
+    /// says how long it was busy. Where it does not, the server, alone on its CPU, shows how long
+    /// others made it wait: too much if it has several threads, which wait for each other.
+    Spin(Option<Busy>),
+    /// Generator and server share a CPU that idles in between: the kernel says how long it was
+    /// busy.
+    Busy(Busy),
+    /// As `Busy`, on a kernel that does not say it.
+    Unknown,
+}
+
+/// Where the time for which a CPU ran anything is read.
+#[derive(Clone, Copy, Debug)]
+struct Busy {
+    path: &'static str,
+    cpu: usize,
 }
 
 /// Counters at one moment; only differences mean anything.
@@ -25,6 +55,8 @@ pub(super) struct Reading {
     server: Time,
     soft: Time,
     own: Time,
+    /// Nanoseconds for which the server's CPU ran anything; 0 where it is not known or not needed.
+    busy: u64,
 }
 
 /// Nanoseconds.
@@ -41,17 +73,24 @@ pub(super) struct Spent {
     pub(super) server: u64,
     /// By the soft-interrupt threads of the CPUs in use.
     pub(super) soft: u64,
-    /// By anybody else, where it was in our way.
-    pub(super) foreign: u64,
+    /// By anybody else, where it was in our way; `None` where the kernel does not say.
+    pub(super) foreign: Option<u64>,
 }
 
 impl Watch {
     /// Finds the soft-interrupt threads of the CPUs in use.
     pub(super) fn new(
-        placement: Placement,
+        scenario: &Scenario,
         server_cpu: usize,
         client_cpu: usize,
     ) -> Result<Self, Failure> {
+        let others = match (scenario.placement, scenario.rate) {
+            (Placement::TwoCores, _) => Others::Spin(Busy::find(server_cpu)),
+            (Placement::OneCore, None) => Others::Rest,
+            (Placement::OneCore, Some(_)) => {
+                Busy::find(server_cpu).map_or(Others::Unknown, Others::Busy)
+            }
+        };
         let names = [server_cpu, client_cpu].map(|cpu| format!("ksoftirqd/{cpu}"));
         let mut soft = Vec::new();
         let listing = fs::read_dir("/proc")
@@ -66,7 +105,7 @@ impl Watch {
                 soft.push(pid);
             }
         }
-        Ok(Self { placement, soft })
+        Ok(Self { others, soft })
     }
 
     /// Costs some tens of microseconds.
@@ -85,26 +124,31 @@ impl Watch {
         }
         let own = thread_time(&format!("/proc/self/task/{}/schedstat", sys::thread_id()))
             .map_err(|error| Failure::Machine(format!("cannot read our own time: {error}")))?;
-        Ok(Reading { server: process(server)?, soft, own })
+        let busy = match self.others {
+            Others::Busy(busy) | Others::Spin(Some(busy)) => busy
+                .read()
+                .map_err(|error| Failure::Machine(format!("cannot read {}: {error}", busy.path)))?,
+            Others::Rest | Others::Spin(None) | Others::Unknown => 0,
+        };
+        Ok(Reading { server: process(server)?, soft, own, busy })
     }
 
     /// What happened between two readings that enclose a slice which took `elapsed`.
-    ///
-    /// On one core, one of generator and server always has something to do, so
-    /// that what neither of them nor the soft interrupts used went to others.
-    /// On two cores the spinning generator shows who took its CPU, and the
-    /// server, alone on its own, how long others made it wait.
     pub(super) fn spent(&self, before: Reading, after: Reading, elapsed: Duration) -> Spent {
-        let server = after.server.ran - before.server.ran;
+        let server = after.server.ran.saturating_sub(before.server.ran);
         let soft = after.soft.ran - before.soft.ran;
         let own = after.own.ran - before.own.ran;
         let elapsed = elapsed.as_nanos() as u64;
-        let foreign = match self.placement {
-            Placement::OneCore => elapsed.saturating_sub(server + own + soft),
-            Placement::TwoCores => {
-                let waited = after.server.waited - before.server.waited;
-                (elapsed.saturating_sub(own) + waited).saturating_sub(soft)
+        let waited = after.server.waited.saturating_sub(before.server.waited);
+        let beside = (after.busy - before.busy).saturating_sub(server);
+        let foreign = match self.others {
+            Others::Rest => Some(elapsed.saturating_sub(server + own + soft)),
+            Others::Spin(busy) => {
+                let on_server = if busy.is_some() { beside } else { waited };
+                Some((elapsed.saturating_sub(own) + on_server).saturating_sub(soft))
             }
+            Others::Busy(_) => Some(beside.saturating_sub(own + soft)),
+            Others::Unknown => None,
         };
         Spent { server, soft, foreign }
     }
@@ -128,5 +172,18 @@ fn thread_time(path: &str) -> io::Result<Time> {
     match (numbers.next(), numbers.next()) {
         (Some(Ok(ran)), Some(Ok(waited))) => Ok(Time { ran, waited }),
         _ => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+impl Busy {
+    /// `None` where the kernel does not say.
+    fn find(cpu: usize) -> Option<Self> {
+        BUSY.into_iter().map(|path| Self { path, cpu }).find(|busy| busy.read().is_ok())
+    }
+
+    fn read(self) -> io::Result<u64> {
+        let text = fs::read_to_string(self.path)?;
+        let number = text.split_ascii_whitespace().nth(self.cpu).map(str::parse);
+        number.and_then(Result::ok).ok_or_else(|| io::ErrorKind::InvalidData.into())
     }
 }

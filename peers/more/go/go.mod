@@ -1,0 +1,3 @@
+module plimsoll.invalid/peer-go
+
+go 1.19
