@@ -378,11 +378,18 @@ pub trait Driver {
 
     /// Completes when there is something to read, the peer has ended, or the connection has
     /// failed. Holds no buffer meanwhile: the smallest footprint that the kernel has.
+    ///
+    /// A success is no proof that there is something to read: an urgent (out-of-band) byte, which
+    /// a receive skips, completes a park of `io_uring` too (Linux 6.18). So a receive that follows
+    /// a park is to be [`at_once`](Driver::receive), or such a byte would pin its block.
     fn park(&mut self, token: Token);
 
-    /// Receives once, into the lease's block from byte `start` to the block's end. Completes when
-    /// there is something to read.
-    fn receive(&mut self, token: Token, lease: Lease, start: u32);
+    /// Receives once, into the lease's block from byte `start` to the block's end.
+    ///
+    /// With `at_once`, the completion is there after the next wait in any case: where there is
+    /// nothing to read it fails with [`Fault::WouldBlock`]. Without, it completes when there is
+    /// something to read, and the block is the kernel's until then.
+    fn receive(&mut self, token: Token, lease: Lease, start: u32, at_once: bool);
 
     /// Receives again and again, into blocks that were [provided](Driver::provide): each
     /// completion brings one with bytes from its start. Ends (`more: false`) with the

@@ -59,7 +59,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             let token = self.begin_operation(Kind::Receive, slot);
             self.driver.stream(token);
         } else if ahead {
-            self.post_receive(slot);
+            self.post_receive(slot, false);
         } else {
             self.core.table.get(slot).reading = Reading::Parked;
             let token = self.begin_operation(Kind::Park, slot);
@@ -67,8 +67,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
-    /// Posts a single receive, or has the session wait for a block.
-    fn post_receive(&mut self, slot: u32) {
+    /// Posts a single receive, or has the session wait for a block. With `at_once` the block comes
+    /// back at once where there is nothing to read.
+    fn post_receive(&mut self, slot: u32, at_once: bool) {
         if self.pinned == self.pinned_most {
             return self.starve(slot);
         }
@@ -76,7 +77,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.pinned += 1;
         self.core.table.get(slot).reading = Reading::Receiving;
         let token = self.begin_operation(Kind::Receive, slot);
-        self.driver.receive(token, lease, 0);
+        self.driver.receive(token, lease, 0, at_once);
     }
 
     /// A stream is stopped. A park or a single receive stays: it brings one block at most, which is
@@ -102,8 +103,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         match result {
             _ if !session.is_alive() => self.release_if_over(slot),
-            // The receive that follows tells an end from an error.
-            Ok(_) if wanted => self.post_receive(slot),
+            // The receive that follows tells an end from an error; and from an urgent byte, for
+            // which there is nothing to read: it must not pin a block then.
+            Ok(_) if wanted => self.post_receive(slot, true),
             Ok(_) => {}
             Err(Failure { fault: Fault::Cancelled, .. }) => self.core.touch(slot),
             Err(failure) if is_shortage(failure.fault) => self.back_off(slot, failure.fault),
@@ -156,6 +158,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn receive_failed(&mut self, slot: u32, failure: Failure) {
         match failure.fault {
+            // WouldBlock: it was told that there is something to read, and there was nothing.
             Fault::Cancelled | Fault::WouldBlock => self.core.touch(slot),
             // A stream has found no block, or the kernel no memory: one error for both. Who fails
             // again with blocks at hand is short of memory: letting it go on at once would be a hot loop.
@@ -353,7 +356,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
                 self.fed[slot as usize] = true;
                 self.core.touch(slot);
             } else {
-                self.post_receive(slot);
+                self.post_receive(slot, true);
             }
         }
     }

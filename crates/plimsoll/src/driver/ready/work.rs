@@ -1,6 +1,6 @@
 //! Carrying out what was posted, as far as the kernel is ready for it.
 
-use super::slots::{DOUBTFUL, FULL, READABLE};
+use super::slots::{AT_ONCE, DOUBTFUL, FULL, READABLE};
 use super::{Brought, Ready, STREAM_QUOTA, completion, system};
 use crate::driver::{Completion, Into, Kind, monotonic};
 
@@ -62,7 +62,7 @@ impl Ready {
             return Some(completion(slot.token(kind, number), result, None, false));
         }
         if slot.is_in_flight(Kind::Receive)
-            && slot.has(READABLE)
+            && slot.has(READABLE | AT_ONCE)
             && let Some(completion) = self.receive_now(number, quota)
         {
             return Some(completion);
@@ -152,6 +152,10 @@ impl Ready {
         match received {
             Err(libc::EAGAIN) => {
                 slot.unset(READABLE | DOUBTFUL);
+                if slot.has(AT_ONCE) {
+                    slot.end(Kind::Receive);
+                    return Some(completion(token, -libc::EAGAIN, Some(lease), false));
+                }
                 if streams {
                     self.provided.push(lease);
                 } else {

@@ -65,6 +65,7 @@ pub(super) struct Accepting {
 pub(super) struct Receive {
     pub(super) token: Token,
     pub(super) into: Option<(Lease, u32)>,
+    pub(super) at_once: bool,
 }
 
 /// A send that waits.
@@ -240,6 +241,11 @@ impl SimDriver {
         } else {
             self.try_receive(kernel, token.slot());
         }
+        // Whatever there was, it is not waited for.
+        let left = self.slots[token.slot() as usize].receive.as_ref();
+        if left.is_some_and(|receive| receive.at_once) {
+            self.end_receive(kernel, token.slot(), Err(errno::EAGAIN));
+        }
     }
 
     fn try_receive(&mut self, kernel: &mut Kernel, slot: u32) {
@@ -310,7 +316,12 @@ impl SimDriver {
         let Some(receive) = self.slots[slot as usize].receive.take() else { return };
         let lease = receive.into.map(|(lease, _)| lease);
         let result = result.map_err(failure);
-        self.tell(kernel, Completion { token: receive.token, result, lease, more: false });
+        let completion = Completion { token: receive.token, result, lease, more: false };
+        if receive.at_once {
+            self.tell_at_once(kernel, completion);
+        } else {
+            self.tell(kernel, completion);
+        }
     }
 
     pub(super) fn start_send(&mut self, kernel: &mut Kernel, token: Token) {
