@@ -213,8 +213,11 @@ pub enum Fault {
     ProcessDescriptors,
     /// The system has no more files (ENFILE).
     SystemDescriptors,
-    /// The kernel has no buffer for it (ENOBUFS, WSAENOBUFS), or no block was provided.
+    /// The kernel has no buffer for it (ENOBUFS, WSAENOBUFS).
     Buffers,
+    /// A stream found no block of those that were [provided](Driver::provide): all of them hold
+    /// bytes. The kernel is short of nothing.
+    NoBlock,
     /// The kernel has no memory for it (ENOMEM).
     Memory,
     /// A send that was to be carried out at once could not be (EAGAIN): nothing was taken.
@@ -393,7 +396,7 @@ pub trait Driver {
 
     /// Receives again and again, into blocks that were [provided](Driver::provide): each
     /// completion brings one with bytes from its start. Ends (`more: false`) with the
-    /// connection, by [`Driver::stop`], with [`Fault::Buffers`] when no block is left, or whenever
+    /// connection, by [`Driver::stop`], with [`Fault::NoBlock`] when no block is left, or whenever
     /// the kernel likes; the caller posts it again. Only where [`Features::streams`] says so.
     fn stream(&mut self, token: Token);
 

@@ -129,10 +129,12 @@ pub(crate) struct Shard<D: Driver, H: Handler> {
     /// Blocks lent to streams, now and at most.
     provided: u32,
     provide: u32,
+    /// Blocks lent to streams since one of them last found none.
+    lent_since: u32,
+    /// When streams that found none look again, even if no block was lent since.
+    feed_at: Option<Nanos>,
     /// Sessions that wait for a block, oldest first.
     hungry: Hungry,
-    /// With streams, by slot: it has waited for a block, and may go on, until it fails to.
-    fed: Box<[bool]>,
     started: bool,
     /// Draining: when what is left will be cut.
     cut_at: Option<Nanos>,
@@ -189,8 +191,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             spans: [Span { block: 0, start: 0, len: 0 }; MAX_SPANS],
             provided: 0,
             provide: if streams { stream_blocks(blocks).min(pinned_most) } else { 0 },
+            lent_since: 0,
+            feed_at: None,
             hungry: Hungry { head: NONE, tail: NONE },
-            fed: vec![false; if streams { parts.slots as usize } else { 0 }].into(),
             started: false,
             cut_at: None,
             was_cut: false,
@@ -258,7 +261,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         self.close_ledger();
         self.count();
-        let may_feed = self.hungry.head != NONE && self.may_post() > 0;
+        let may_feed = !self.hungry.is_empty() && self.may_post() > 0;
         if more_mail || more_timers || may_feed {
             return Some(now);
         }
@@ -266,7 +269,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let service = self.service.as_ref().and_then(Service::next);
         let short = self.shortage.next();
         let pressure = self.pressure_deadline();
-        [self.core.wheel.next(), accept, wish, self.cut_at, service, short, pressure]
+        [self.core.wheel.next(), accept, wish, self.cut_at, service, short, pressure, self.feed_at]
             .into_iter()
             .flatten()
             .min()
@@ -539,6 +542,10 @@ pub(crate) fn stream_blocks(blocks: u32) -> u32 {
 }
 
 impl Hungry {
+    fn is_empty(self) -> bool {
+        self.head == NONE
+    }
+
     fn push<S>(&mut self, table: &mut Table<S>, slot: u32) {
         table.get(slot).next = NONE;
         match self.tail {

@@ -25,6 +25,9 @@ pub(super) fn failure(code: i32) -> Failure {
     Failure { fault, code }
 }
 
+/// A stream found no block: what the kernel calls ENOBUFS, where the driver knows better.
+pub(super) const NO_BLOCK: Failure = Failure { fault: Fault::NoBlock, code: libc::ENOBUFS };
+
 /// What a completion's result means: a count, or a failure as a negative number.
 #[inline]
 pub(super) fn outcome(result: i32) -> Result<u32, Failure> {

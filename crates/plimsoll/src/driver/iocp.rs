@@ -478,7 +478,7 @@ impl Driver for Iocp {
         }
     }
 
-    /// There are no streams: completes with [`super::Fault::Buffers`].
+    /// There are no streams, and nobody posts one: completes with [`super::Fault::Buffers`].
     fn stream(&mut self, token: Token) {
         self.slot(token).begin(token);
         self.finish(token, -ws::WSAENOBUFS);

@@ -83,8 +83,7 @@ impl Gauge {
     /// halves. Those that come during the pause, of operations that were in flight, change nothing:
     /// they are one shortage, however many shards met it.
     ///
-    /// [`Fault::Buffers`] is to be noted only where it is the kernel's: a stream that found no block
-    /// provided says the same, and means the arena.
+    /// A stream that found no block ([`Fault::NoBlock`]) is short of the arena's, not of the kernel's.
     pub(crate) fn note(&self, fault: Fault, now: Nanos) -> Option<Nanos> {
         let number = number(fault)?;
         self.last.store(number, Ordering::Relaxed);
@@ -288,7 +287,13 @@ mod tests {
     #[test]
     fn other_faults_are_nobodys_business() {
         let gauge = Gauge::default();
-        for fault in [Fault::Reset, Fault::ProcessDescriptors, Fault::NoPorts, Fault::WouldBlock] {
+        for fault in [
+            Fault::Reset,
+            Fault::ProcessDescriptors,
+            Fault::NoPorts,
+            Fault::WouldBlock,
+            Fault::NoBlock,
+        ] {
             assert_eq!(gauge.note(fault, Nanos(MS)), None, "{fault:?}");
         }
         assert_eq!(gauge.figures().shortages, 0);

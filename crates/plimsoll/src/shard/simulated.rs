@@ -126,6 +126,20 @@ fn simulated_first_seeds() {
     }
 }
 
+/// Streams that run out of blocks again and again, on a machine that is short of nothing: they wait for
+/// blocks, and no shard brakes for a shortage of the kernel's ([`Ship::land`] looks).
+#[test]
+fn simulated_streams_without_blocks_brake_nobody() {
+    let mut starved = 0;
+    for seed in 0..32 {
+        let mut ship = Ship::launch(Plan::of_few_blocks(seed));
+        ship.sail(1000);
+        starved += ship.metrics().starved;
+        ship.land();
+    }
+    assert!(starved >= 32, "{starved} streams have found no block");
+}
+
 #[test]
 #[ignore = "long: cargo test --profile simulation -p plimsoll --lib -- --ignored"]
 fn simulated_seeds() {

@@ -2,6 +2,7 @@
 
 use super::slots::{AT_ONCE, DOUBTFUL, FULL, READABLE};
 use super::{Brought, Ready, STREAM_QUOTA, completion, system};
+use crate::driver::errno::NO_BLOCK;
 use crate::driver::{Completion, Into, Kind, monotonic};
 
 impl Ready {
@@ -191,11 +192,12 @@ impl Ready {
 
     /// A stream for which there is no block: over, if there is something for it to bring.
     fn without_block(&mut self, number: u32) -> Option<Completion> {
-        let result = match self.look(number)? {
-            0 => -libc::ENOBUFS,
-            failed => failed,
-        };
-        Some(self.ended(Kind::Receive, number, result))
+        let looked = self.look(number)?;
+        let mut ended = self.ended(Kind::Receive, number, looked);
+        if ended.result.is_ok() {
+            ended.result = Err(NO_BLOCK);
+        }
+        Some(ended)
     }
 
     /// A socket that connects is writable, or has failed. An event alone is no proof.

@@ -293,7 +293,7 @@ pub(in crate::driver) fn stream_keeps_order_and_ends_when_blocks_run_out<W: Worl
         match result {
             Ok(bytes) => assert!(bytes > 0, "the peer has not ended"),
             Err(failure) => {
-                assert_eq!(failure.fault, Fault::Buffers);
+                assert_eq!(failure.fault, Fault::NoBlock);
                 assert!(!more, "a failure is the last of a stream");
                 without_blocks += 1;
                 provide(&mut harness, 1);

@@ -319,6 +319,7 @@ impl Ship {
         self.gauge.set(Pressure::Calm);
         self.clients.iter_mut().for_each(Client::shut);
         if self.plan.calm {
+            assert_eq!(self.gauge.figures().shortages, 0, "the kernel was never short of memory");
             let answered = self.rest(|ship| ship.clients.iter().all(Client::is_answered));
             assert!(answered, "an echo never came back");
             assert!(!self.clients.iter().any(Client::is_cheated), "an echo is incomplete");

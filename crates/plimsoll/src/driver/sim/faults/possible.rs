@@ -107,7 +107,7 @@ pub const POSSIBLE: &[Possible] = {
         linux(Stream, ETIMEDOUT, Fault::TimedOut, Kills, "keep-alive or user time-out"),
         linux(Stream, EHOSTUNREACH, Fault::Unreachable, Kills, "ICMP while retransmitting"),
         linux(Stream, ENETUNREACH, Fault::Unreachable, Kills, "ICMP while retransmitting"),
-        linux(Stream, ENOBUFS, Fault::Buffers, None, "no block was seen, though there is one"),
+        linux(Stream, ENOBUFS, Fault::Buffers, None, "no memory within the limits"),
         linux(Stream, ENOMEM, Fault::Memory, None, "no memory for the request"),
         linux(Stream, EAGAIN, Fault::WouldBlock, None, "ready, and then not"),
         linux(Stream, EINTR, Fault::Cancelled, None, "a worker of the kernel was interrupted"),
