@@ -220,6 +220,8 @@ pub enum Fault {
     NoBlock,
     /// The kernel has no memory for it (ENOMEM).
     Memory,
+    /// The user may have no more connections watched by epoll (ENOSPC: `fs.epoll.max_user_watches`).
+    Watches,
     /// A send that was to be carried out at once could not be (EAGAIN): nothing was taken.
     WouldBlock,
     /// Anything else: see the code.

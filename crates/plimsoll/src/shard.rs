@@ -25,7 +25,7 @@ use std::sync::Arc;
 use self::operations::Operations;
 use self::pressure::Shedding;
 use self::service::Service;
-use self::shortage::Shortage;
+use self::shortage::{AdoptPause, Shortage};
 use crate::acceptor::Acceptor;
 use crate::acceptor::ledger::Ledger;
 use crate::acceptor::peers::Peers;
@@ -122,8 +122,10 @@ pub(crate) struct Shard<D: Driver, H: Handler> {
     /// The most connections that its handler makes.
     outgoing: u32,
     completions: Vec<Completion>,
-    /// Connections handed over by the acceptor: emptied in each turn.
+    /// Connections handed over by the acceptor, the first of them last: emptied in each turn, unless
+    /// adopting is paused.
     arrived: Vec<Handed<D::Socket>>,
+    adopt_pause: AdoptPause,
     due: Vec<u32>,
     spans: [Span; MAX_SPANS],
     /// Blocks lent to streams, now and at most.
@@ -187,6 +189,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             outgoing: parts.outgoing,
             completions: Vec::with_capacity(BATCH),
             arrived: Vec::with_capacity(parts.slots as usize),
+            adopt_pause: AdoptPause::default(),
             due: Vec::with_capacity(TIMERS_PER_TURN),
             spans: [Span { block: 0, start: 0, len: 0 }; MAX_SPANS],
             provided: 0,
@@ -269,7 +272,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let service = self.service.as_ref().and_then(Service::next);
         let short = self.shortage.next();
         let pressure = self.pressure_deadline();
-        [self.core.wheel.next(), accept, wish, self.cut_at, service, short, pressure, self.feed_at]
+        let (feed, adopt) = (self.feed_at, self.adopt_pause.until);
+        [self.core.wheel.next(), accept, wish, self.cut_at, service, short, pressure, feed, adopt]
             .into_iter()
             .flatten()
             .min()

@@ -19,6 +19,8 @@ pub(super) fn failure(code: i32) -> Failure {
         libc::ENFILE => Fault::SystemDescriptors,
         libc::ENOBUFS => Fault::Buffers,
         libc::ENOMEM => Fault::Memory,
+        // Only epoll_ctl(2) says so, of what we call.
+        libc::ENOSPC => Fault::Watches,
         libc::EAGAIN => Fault::WouldBlock,
         _ => Fault::Unexpected,
     };

@@ -50,7 +50,7 @@ pub(crate) struct GaugeFigures {
     pub shed: u64,
     /// Times that calm returned.
     pub calmed: u64,
-    /// Operations that failed with ENFILE, ENOBUFS or ENOMEM.
+    /// Operations that failed with ENFILE, ENOBUFS, ENOMEM or ENOSPC.
     pub shortages: u64,
 }
 
@@ -74,7 +74,7 @@ impl Gauge {
         (now.0 < until).then_some(Nanos(until))
     }
 
-    /// An operation failed. A shortage of the kernel's (ENFILE, ENOBUFS, ENOMEM) brakes all shards,
+    /// An operation failed. A shortage of the kernel's (ENFILE, ENOBUFS, ENOMEM, ENOSPC) brakes all shards,
     /// and gives the time from which the operation may be tried again; any other fault gives `None`
     /// and changes nothing.
     ///
@@ -88,6 +88,12 @@ impl Gauge {
         let number = number(fault)?;
         self.last.store(number, Ordering::Relaxed);
         self.noted.fetch_add(1, Ordering::Relaxed);
+        Some(self.brake(now))
+    }
+
+    /// Brakes all shards as [`Gauge::note`] does, for a failure that is no shortage of the kernel's.
+    /// Gives the time until which they brake.
+    pub(crate) fn brake(&self, now: Nanos) -> Nanos {
         let raised = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             let until = until_of(word);
             (now.0 >= until).then(|| {
@@ -102,7 +108,7 @@ impl Gauge {
         {
             monitor.unpark();
         }
-        Some(Nanos(until_of(self.word.load(Ordering::Relaxed))))
+        Nanos(until_of(self.word.load(Ordering::Relaxed)))
     }
 
     /// Sets the level that the kernel's figures ask for: the monitor's part, or a simulation's.
@@ -191,6 +197,7 @@ fn number(fault: Fault) -> Option<u8> {
         Fault::SystemDescriptors => Some(1),
         Fault::Buffers => Some(2),
         Fault::Memory => Some(3),
+        Fault::Watches => Some(4),
         // EMFILE is not here: it is of our own making, and over when one of ours is free.
         _ => None,
     }
@@ -201,6 +208,7 @@ fn fault(number: u8) -> Option<Fault> {
         1 => Some(Fault::SystemDescriptors),
         2 => Some(Fault::Buffers),
         3 => Some(Fault::Memory),
+        4 => Some(Fault::Watches),
         _ => None,
     }
 }

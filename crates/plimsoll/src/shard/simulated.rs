@@ -29,6 +29,7 @@ use std::time::Instant;
 use self::plan::Plan;
 use self::ship::Ship;
 
+mod adopting;
 mod client;
 mod crew;
 mod keys;

@@ -133,6 +133,7 @@ pub(super) fn failure(code: i32) -> Failure {
         ENFILE => Fault::SystemDescriptors,
         ENOBUFS | WSAENOBUFS => Fault::Buffers,
         ENOMEM | WSA_NOT_ENOUGH_MEMORY => Fault::Memory,
+        ENOSPC => Fault::Watches,
         EAGAIN | WSAEWOULDBLOCK => Fault::WouldBlock,
         _ => Fault::Unexpected,
     };
