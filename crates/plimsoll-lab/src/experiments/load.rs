@@ -186,9 +186,9 @@ fn measure(lab: &Lab, options: &Options) -> Result<(Piece, bool)> {
 fn start_clients(options: &Options, plan: Plan, shared: &Arc<Shared>) -> Result<plimsoll::Running> {
     let mut limits = Limits::default();
     limits.max_outgoing = plan.outgoing();
-    limits.outbox_hard = MOST_OUTSTANDING as u32;
-    limits.outbox_high = MOST_OUTSTANDING as u32;
     limits.buffer_bytes = usize::try_from(plan.buffer_bytes).unwrap_or(usize::MAX);
+    limits.outbox_hard = MOST_OUTSTANDING.min(limits.arena_bytes() as u64) as u32;
+    limits.outbox_high = limits.outbox_hard;
     let (own, shared) = (Arc::new(options.clone()), shared.clone());
     Server::builder()
         .profile(Profile::Throughput)
