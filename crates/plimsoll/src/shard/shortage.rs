@@ -71,12 +71,13 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
-    /// A connection could not be adopted, and is lost. Unless it was its peer that had gone, nobody is
-    /// accepted for a while, and those who were accepted wait until this shard tries again.
+    /// A connection could not be adopted, and is lost. Unless its peer had gone, all shards brake for a
+    /// while, and the connections that wait to be adopted go on waiting until this shard tries again.
     pub(super) fn adopt_failed(&mut self, failure: Failure) {
         let (fault, now) = (failure.fault, self.core.now);
         self.core.counters.accept_errors.add(1);
-        if matches!(fault, Fault::Reset | Fault::Aborted | Fault::Cancelled) {
+        if matches!(fault, Fault::Reset | Fault::Aborted) {
+            self.core.counters.dead_in_backlog.add(1);
             return;
         }
         let noted = self.gauge.note(fault, now);

@@ -84,7 +84,7 @@ fn simulated_a_client_that_has_gone_holds_up_nobody() {
     serve(&mut ship, &mut clients, Duration::from_millis(20));
     let metrics = ship.metrics();
     assert_eq!((metrics.sessions, metrics.accept_errors), (CLIENTS as u64, 1));
-    assert_eq!((metrics.shortages, ship.noted()), (0, 0));
+    assert_eq!((metrics.dead_in_backlog, metrics.shortages, ship.noted()), (1, 0, 0));
     drop(clients);
     ship.land();
 }

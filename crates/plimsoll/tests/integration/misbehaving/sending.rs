@@ -223,6 +223,8 @@ fn those_who_hold_every_block_are_idle_in_the_end() {
             stream.write_all(b"the beginning").unwrap();
         }
         (0..holders.len()).for_each(|_| assert_eq!(server.ends(), Reason::IdleTimeout));
+        assert!(server.metrics().starved > 0, "somebody found no block");
+        assert_eq!(server.metrics().shortages, 0, "the kernel was short of nothing");
         let mut next = server.connect();
         assert!(says(&mut next, b"the blocks are back\n"));
         server.finish();
