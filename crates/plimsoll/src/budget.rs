@@ -62,7 +62,8 @@ pub struct Limits {
     /// brings, some 30 to 90 blocks of a fast sender, and never more than are lent to streams (half
     /// of the arena, at most 512).
     pub outbox_high: u32,
-    /// A send that would take its outbox past this many bytes is refused, and its session aborted.
+    /// A send that would take its outbox past this many bytes is refused, and its session aborted. At
+    /// least a block, and at most what the arena holds ([`Limits::arena_bytes`]).
     pub outbox_hard: u32,
     /// The kernel's send buffer of each connection (`SO_SNDBUF`, set on the listener; the kernel
     /// doubles it). `None`: as the system has it.
@@ -289,19 +290,42 @@ impl Limits {
                 self.outbox_hard, self.block_bytes
             ));
         }
+        let holds = self.arena_bytes();
+        if self.outbox_hard as usize > holds {
+            return Err(format!(
+                "outbox_hard is {}, but the buffers of a shard hold {holds} bytes ({} blocks): a \
+                 session would end for want of a buffer before its outbox is so long; lower \
+                 outbox_hard to {holds}, or raise buffer_bytes to {}",
+                self.outbox_hard,
+                self.blocks(),
+                (self.outbox_hard as usize).next_multiple_of(self.whole_block_bytes())
+            ));
+        }
         Ok(())
+    }
+
+    /// Bytes in one block as the arena has it: whole pages.
+    fn whole_block_bytes(&self) -> usize {
+        self.block_bytes.next_multiple_of(crate::buffer::page_bytes())
+    }
+
+    /// Bytes that each shard's arena holds: `buffer_bytes` in whole blocks. No outbox can be longer,
+    /// and so [`Limits::outbox_hard`] may not be.
+    pub fn arena_bytes(&self) -> usize {
+        (self.blocks() as usize).saturating_mul(self.whole_block_bytes())
     }
 
     /// Blocks in each shard's arena.
     pub(crate) fn blocks(&self) -> u32 {
-        let block = self.block_bytes.next_multiple_of(crate::buffer::page_bytes());
-        u32::try_from(self.buffer_bytes / block).unwrap_or(u32::MAX).max(LEAST_BLOCKS)
+        u32::try_from(self.buffer_bytes / self.whole_block_bytes())
+            .unwrap_or(u32::MAX)
+            .max(LEAST_BLOCKS)
     }
 
     /// Of these blocks, how many one of so many shards may post to the kernel at once.
     pub(crate) fn pinned_blocks(&self, shards: u32) -> u32 {
         let blocks = self.blocks();
-        let block = self.block_bytes.next_multiple_of(crate::buffer::page_bytes());
+        let block = self.whole_block_bytes();
         match self.pinned_bytes {
             None => blocks,
             Some(bytes) => u32::try_from(bytes / block / shards.max(1) as usize)
@@ -408,6 +432,28 @@ mod tests {
         for (limits, name) in nonsense {
             assert!(limits.check().unwrap_err().contains(name), "{name}");
         }
+    }
+
+    #[test]
+    fn no_outbox_may_be_longer_than_the_arena() {
+        let limits = |outbox_hard| Limits {
+            block_bytes: 64 << 10,
+            // Half a block more than sixteen of them: it is no use to an outbox.
+            buffer_bytes: (1 << 20) + (32 << 10),
+            outbox_hard,
+            ..Limits::default()
+        };
+        assert_eq!(limits(0).arena_bytes(), 1 << 20);
+        assert_eq!(limits(1 << 20).check(), Ok(()));
+        let error = limits((1 << 20) + 1).check().unwrap_err();
+        for told in ["outbox_hard is 1048577", "hold 1048576 bytes", "16 blocks"] {
+            assert!(error.contains(told), "{error}");
+        }
+        // Either of the two ways out that it names is one.
+        assert!(error.contains("lower outbox_hard to 1048576"), "{error}");
+        assert!(error.contains("raise buffer_bytes to 1114112"), "{error}");
+        let raised = Limits { buffer_bytes: 1_114_112, ..limits((1 << 20) + 1) };
+        assert_eq!(raised.check(), Ok(()));
     }
 
     #[test]

@@ -213,10 +213,15 @@ pub enum Fault {
     ProcessDescriptors,
     /// The system has no more files (ENFILE).
     SystemDescriptors,
-    /// The kernel has no buffer for it (ENOBUFS, WSAENOBUFS), or no block was provided.
+    /// The kernel has no buffer for it (ENOBUFS, WSAENOBUFS).
     Buffers,
+    /// A stream found no block of those that were [provided](Driver::provide): all of them hold
+    /// bytes. The kernel is short of nothing.
+    NoBlock,
     /// The kernel has no memory for it (ENOMEM).
     Memory,
+    /// The user may have no more connections watched by epoll (ENOSPC: `fs.epoll.max_user_watches`).
+    Watches,
     /// A send that was to be carried out at once could not be (EAGAIN): nothing was taken.
     WouldBlock,
     /// Anything else: see the code.
@@ -378,15 +383,22 @@ pub trait Driver {
 
     /// Completes when there is something to read, the peer has ended, or the connection has
     /// failed. Holds no buffer meanwhile: the smallest footprint that the kernel has.
+    ///
+    /// A success is no proof that there is something to read: an urgent (out-of-band) byte, which
+    /// a receive skips, completes a park of `io_uring` too (Linux 6.18). So a receive that follows
+    /// a park is to be [`at_once`](Driver::receive), or such a byte would pin its block.
     fn park(&mut self, token: Token);
 
-    /// Receives once, into the lease's block from byte `start` to the block's end. Completes when
-    /// there is something to read.
-    fn receive(&mut self, token: Token, lease: Lease, start: u32);
+    /// Receives once, into the lease's block from byte `start` to the block's end.
+    ///
+    /// With `at_once`, the completion is there after the next wait in any case: where there is
+    /// nothing to read it fails with [`Fault::WouldBlock`]. Without, it completes when there is
+    /// something to read, and the block is the kernel's until then.
+    fn receive(&mut self, token: Token, lease: Lease, start: u32, at_once: bool);
 
     /// Receives again and again, into blocks that were [provided](Driver::provide): each
     /// completion brings one with bytes from its start. Ends (`more: false`) with the
-    /// connection, by [`Driver::stop`], with [`Fault::Buffers`] when no block is left, or whenever
+    /// connection, by [`Driver::stop`], with [`Fault::NoBlock`] when no block is left, or whenever
     /// the kernel likes; the caller posts it again. Only where [`Features::streams`] says so.
     fn stream(&mut self, token: Token);
 

@@ -92,6 +92,11 @@ impl<S> HandOver<S> {
         self.any.store(true, Ordering::Release);
     }
 
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        !self.any.load(Ordering::Acquire)
+    }
+
     /// Takes all, in their order, and leaves `empty` in their place.
     pub(crate) fn take(&self, empty: &mut Vec<Handed<S>>) {
         debug_assert!(empty.is_empty(), "what is in it would be taken again");

@@ -138,7 +138,8 @@ counters! {
     queued_for_service,
     /// Times that accepts waited for the rate's next token.
     rate_limited,
-    /// Times that the kernel had no memory for an operation of a session.
+    /// Times that the kernel had no memory for an operation of a session, or no room for a connection
+    /// that had been accepted for another shard.
     shortages,
     /// Slots taken that were there before: used, or made ahead.
     slot_hits,

@@ -54,7 +54,7 @@ use plimsoll_kernel::watch::Watch;
 
 use crate::driver::Nanos;
 use cause::Cause;
-pub(crate) use gauge::Gauge;
+pub(crate) use gauge::{Gauge, SHORTEST_PAUSE};
 use judge::{Judge, Verdict};
 
 /// How short the system is of memory or files.

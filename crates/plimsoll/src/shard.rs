@@ -28,7 +28,7 @@ use self::hungry::Hungry;
 use self::operations::Operations;
 use self::pressure::Shedding;
 use self::service::Service;
-use self::shortage::Shortage;
+use self::shortage::{AdoptPause, Shortage};
 use crate::acceptor::Acceptor;
 use crate::acceptor::ledger::Ledger;
 use crate::acceptor::peers::Peers;
@@ -128,17 +128,21 @@ pub(crate) struct Shard<D: Driver, H: Handler> {
     pinned: u32,
     pinned_most: u32,
     completions: Vec<Completion>,
-    /// Connections handed over by the acceptor: emptied in each turn.
+    /// Connections handed over by the acceptor, the first of them last: emptied in each turn, unless
+    /// adopting is paused.
     arrived: Vec<Handed<D::Socket>>,
+    adopt_pause: AdoptPause,
     due: Vec<u32>,
     spans: [Span; MAX_SPANS],
     /// Blocks lent to streams, now and at most.
     provided: u32,
     provide: u32,
+    /// Blocks lent to streams since one of them last found none.
+    lent_since: u32,
+    /// When streams that found none look again, even if no block was lent since.
+    feed_at: Option<Nanos>,
     /// Sessions that wait for a block, oldest first.
     hungry: Hungry,
-    /// With streams, by slot: it has waited for a block, and may go on, until it fails to.
-    fed: Box<[bool]>,
     /// Draining: when what is left will be cut.
     cut_at: Option<Nanos>,
     was_cut: bool,
@@ -184,12 +188,14 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             pinned_most,
             completions: Vec::with_capacity(BATCH),
             arrived: Vec::with_capacity(parts.slots as usize),
+            adopt_pause: AdoptPause::default(),
             due: Vec::with_capacity(TIMERS_PER_TURN),
             spans: [Span { block: 0, start: 0, len: 0 }; MAX_SPANS],
             provided: 0,
             provide: if streams { stream_blocks(blocks).min(pinned_most) } else { 0 },
+            lent_since: 0,
+            feed_at: None,
             hungry: Hungry::default(),
-            fed: vec![false; if streams { parts.slots as usize } else { 0 }].into(),
             cut_at: None,
             was_cut: false,
             told_of_the_past: false,
@@ -275,7 +281,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         let service = self.service.as_ref().and_then(Service::next);
         let short = self.shortage.next();
         let pressure = self.pressure_deadline();
-        [self.core.wheel.next(), accept, wish, self.cut_at, service, short, pressure]
+        let (feed, adopt) = (self.feed_at, self.adopt_pause.until);
+        [self.core.wheel.next(), accept, wish, self.cut_at, service, short, pressure, feed, adopt]
             .into_iter()
             .flatten()
             .min()
@@ -298,7 +305,11 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     /// Whether a drain has ended: no session is left, and nothing is in flight.
     pub(crate) fn is_drained(&self) -> bool {
-        self.core.draining && self.core.table.used() == 0 && self.ledger.is_closed()
+        // A connection may have been handed over just before the ledger was closed.
+        self.core.draining
+            && self.core.table.used() == 0
+            && self.ledger.is_closed()
+            && self.links[self.core.shard as usize].handed.is_empty()
     }
 
     /// Takes back what was lent to streams, and returns how many blocks are still out: zero when

@@ -188,9 +188,9 @@ fn start_clients(options: &Options, plan: Plan, shared: &Arc<Shared>) -> Result<
     limits.max_outgoing = plan.outgoing();
     // The clients give up connects themselves.
     limits.connect_timeout = None;
-    limits.outbox_hard = MOST_OUTSTANDING as u32;
-    limits.outbox_high = MOST_OUTSTANDING as u32;
     limits.buffer_bytes = usize::try_from(plan.buffer_bytes).unwrap_or(usize::MAX);
+    limits.outbox_hard = MOST_OUTSTANDING.min(limits.arena_bytes() as u64) as u32;
+    limits.outbox_high = limits.outbox_hard;
     let (own, shared) = (Arc::new(options.clone()), shared.clone());
     Server::builder()
         .profile(Profile::Throughput)

@@ -19,11 +19,16 @@ pub(super) fn failure(code: i32) -> Failure {
         libc::ENFILE => Fault::SystemDescriptors,
         libc::ENOBUFS => Fault::Buffers,
         libc::ENOMEM => Fault::Memory,
+        // Only epoll_ctl(2) says so, of what we call.
+        libc::ENOSPC => Fault::Watches,
         libc::EAGAIN => Fault::WouldBlock,
         _ => Fault::Unexpected,
     };
     Failure { fault, code }
 }
+
+/// A stream found no block: what the kernel calls ENOBUFS, where the driver knows better.
+pub(super) const NO_BLOCK: Failure = Failure { fault: Fault::NoBlock, code: libc::ENOBUFS };
 
 /// What a completion's result means: a count, or a failure as a negative number.
 #[inline]

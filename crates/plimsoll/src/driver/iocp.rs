@@ -453,7 +453,7 @@ impl Driver for Iocp {
     }
 
     #[inline]
-    fn receive(&mut self, token: Token, mut lease: Lease, start: u32) {
+    fn receive(&mut self, token: Token, mut lease: Lease, start: u32, at_once: bool) {
         let slot = &mut self.slots[token.slot() as usize];
         slot.begin(token);
         let room = &mut lease.bytes_mut(&self.memory)[start as usize..];
@@ -465,7 +465,7 @@ impl Driver for Iocp {
         slot.lease = Some(lease);
         match (received, &slot.socket) {
             (Ok(count), _) => self.finish(token, count as i32),
-            (Err(ws::WSAEWOULDBLOCK), Some(socket)) => {
+            (Err(ws::WSAEWOULDBLOCK), Some(socket)) if !at_once => {
                 let place = Place::Slot(token.slot(), Kind::Receive);
                 let armed = self.operations.arm(place, Some(token));
                 // SAFETY: operations are freed after the last completion only, and this one is not
@@ -478,7 +478,7 @@ impl Driver for Iocp {
         }
     }
 
-    /// There are no streams: completes with [`super::Fault::Buffers`].
+    /// There are no streams, and nobody posts one: completes with [`super::Fault::Buffers`].
     fn stream(&mut self, token: Token) {
         self.slot(token).begin(token);
         self.finish(token, -ws::WSAENOBUFS);

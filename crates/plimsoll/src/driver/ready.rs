@@ -27,7 +27,9 @@
 //! that brought less than there was room for, which means that nothing is left (epoll(7),
 //! question 9), but where the peer's end, an error or urgent data was seen: those
 //! cut a receive short with more behind. On other systems urgent data does so unseen: there only
-//! `EAGAIN` counts. Interest in room to send is added when a send first finds none.
+//! `EAGAIN` counts. An event of urgent data proves nothing about bytes to read, and a park that it
+//! would complete asks the kernel first. Interest in room to send is added when a send first finds
+//! none.
 //!
 //! An event names the slot and the *incarnation* of its connection: an event of a descriptor that
 //! was closed meanwhile, and whose number or slot is in use again, is dropped.
@@ -48,7 +50,7 @@ use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Waker};
 
 use self::events::DOORBELL;
-use self::slots::{FULL, Slot, WATCHES_WRITE};
+use self::slots::{AT_ONCE, FULL, Slot, WATCHES_WRITE};
 pub use self::unavailable::Unavailable;
 use super::backlog::Backlog;
 use super::doorbell::Doorbell;
@@ -357,12 +359,13 @@ impl Driver for Ready {
     }
 
     #[inline]
-    fn receive(&mut self, token: Token, lease: Lease, start: u32) {
+    fn receive(&mut self, token: Token, lease: Lease, start: u32, at_once: bool) {
         let slot = self.slot(token);
         slot.begin(token);
         slot.lease = Some(lease);
         slot.start = start;
-        if slot.may_be_readable() {
+        slot.put(AT_ONCE, at_once);
+        if at_once || slot.may_be_readable() {
             self.enqueue(token.slot());
         }
     }
@@ -371,6 +374,7 @@ impl Driver for Ready {
     fn stream(&mut self, token: Token) {
         let slot = self.slot(token);
         slot.begin(token);
+        slot.unset(AT_ONCE);
         if slot.may_be_readable() {
             self.enqueue(token.slot());
         }

@@ -183,6 +183,7 @@ macro_rules! each_behaviour {
             receiving::a_park_with_bytes_there_completes,
             receiving::receive_fills_from_start_offset,
             receiving::receive_takes_no_more_than_the_room,
+            receiving::a_receive_at_once_is_there_after_the_next_wait,
             receiving::a_receive_of_the_end_is_zero,
             receiving::a_receive_in_flight_fails_on_reset,
             receiving::stop_ends_a_receive,

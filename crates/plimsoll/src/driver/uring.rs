@@ -13,7 +13,7 @@
 //! | accept | one-shot `ACCEPT`, straight into the slot or as a descriptor; of who may have waited for long, whether it is still there: a `SEND` of nothing, or `getpeername(2)` |
 //! | connect | `socket(2)`, `bind(2)`, into the table, `CONNECT` |
 //! | park | one-shot `POLL_ADD` |
-//! | receive | `RECV` |
+//! | receive | `RECV`; at once: with `MSG_DONTWAIT` |
 //! | stream | multishot `RECV` into a ring of buffers |
 //! | send | `SEND`, or `SENDMSG` for several spans; at once: with `MSG_DONTWAIT` |
 //! | half-close | `SHUTDOWN`, by a worker of the kernel (12 µs); `shutdown(2)` on a plain descriptor |
@@ -472,7 +472,7 @@ impl Driver for Uring {
     }
 
     #[inline]
-    fn receive(&mut self, token: Token, lease: Lease, start: u32) {
+    fn receive(&mut self, token: Token, lease: Lease, start: u32, at_once: bool) {
         let len = self.shared.memory.block_bytes() as u32 - start;
         let span = Span { block: lease.block(), start, len };
         let room = self.shared.memory.start_of_span(span);
@@ -480,7 +480,13 @@ impl Driver for Uring {
         slot.begin(token);
         slot.lease = Some(lease);
         let target = self.target(token.slot());
-        let entry = opcode::Recv::new(target.fd(), room.as_ptr(), len).build();
+        let mut flags = 0;
+        if at_once {
+            // Carried out as it is submitted, whatever comes: EAGAIN then ends it.
+            flags = libc::MSG_DONTWAIT;
+            self.ring.count_certain();
+        }
+        let entry = opcode::Recv::new(target.fd(), room.as_ptr(), len).flags(flags).build();
         // SAFETY: the block is in `shared.memory`, and its lease stays with the slot until the
         // completion.
         unsafe { self.push(target.mark(entry).user_data(token.bits())) };

@@ -61,6 +61,7 @@ impl fmt::Display for Cause {
                 let name = match fault {
                     Fault::SystemDescriptors => "ENFILE: the system has no more files",
                     Fault::Buffers => "ENOBUFS: the kernel has no buffer",
+                    Fault::Watches => "ENOSPC: fs.epoll.max_user_watches is reached",
                     _ => "ENOMEM: the kernel has no memory",
                 };
                 write!(f, "operations fail with {name} ({count} so far)")

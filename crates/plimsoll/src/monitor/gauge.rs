@@ -50,7 +50,7 @@ pub(crate) struct GaugeFigures {
     pub shed: u64,
     /// Times that calm returned.
     pub calmed: u64,
-    /// Operations that failed with ENFILE, ENOBUFS or ENOMEM.
+    /// Operations that failed with ENFILE, ENOBUFS, ENOMEM or ENOSPC.
     pub shortages: u64,
 }
 
@@ -74,7 +74,7 @@ impl Gauge {
         (now.0 < until).then_some(Nanos(until))
     }
 
-    /// An operation failed. A shortage of the kernel's (ENFILE, ENOBUFS, ENOMEM) brakes all shards,
+    /// An operation failed. A shortage of the kernel's (ENFILE, ENOBUFS, ENOMEM, ENOSPC) brakes all shards,
     /// and gives the time from which the operation may be tried again; any other fault gives `None`
     /// and changes nothing.
     ///
@@ -83,12 +83,17 @@ impl Gauge {
     /// halves. Those that come during the pause, of operations that were in flight, change nothing:
     /// they are one shortage, however many shards met it.
     ///
-    /// [`Fault::Buffers`] is to be noted only where it is the kernel's: a stream that found no block
-    /// provided says the same, and means the arena.
+    /// A stream that found no block ([`Fault::NoBlock`]) is short of the arena's, not of the kernel's.
     pub(crate) fn note(&self, fault: Fault, now: Nanos) -> Option<Nanos> {
         let number = number(fault)?;
         self.last.store(number, Ordering::Relaxed);
         self.noted.fetch_add(1, Ordering::Relaxed);
+        Some(self.brake(now))
+    }
+
+    /// Brakes all shards as [`Gauge::note`] does, for a failure that is no shortage of the kernel's.
+    /// Gives the time until which they brake.
+    pub(crate) fn brake(&self, now: Nanos) -> Nanos {
         let raised = self.word.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |word| {
             let until = until_of(word);
             (now.0 >= until).then(|| {
@@ -103,7 +108,7 @@ impl Gauge {
         {
             monitor.unpark();
         }
-        Some(Nanos(until_of(self.word.load(Ordering::Relaxed))))
+        Nanos(until_of(self.word.load(Ordering::Relaxed)))
     }
 
     /// Sets the level that the kernel's figures ask for: the monitor's part, or a simulation's.
@@ -192,6 +197,7 @@ fn number(fault: Fault) -> Option<u8> {
         Fault::SystemDescriptors => Some(1),
         Fault::Buffers => Some(2),
         Fault::Memory => Some(3),
+        Fault::Watches => Some(4),
         // EMFILE is not here: it is of our own making, and over when one of ours is free.
         _ => None,
     }
@@ -202,6 +208,7 @@ fn fault(number: u8) -> Option<Fault> {
         1 => Some(Fault::SystemDescriptors),
         2 => Some(Fault::Buffers),
         3 => Some(Fault::Memory),
+        4 => Some(Fault::Watches),
         _ => None,
     }
 }
@@ -288,7 +295,13 @@ mod tests {
     #[test]
     fn other_faults_are_nobodys_business() {
         let gauge = Gauge::default();
-        for fault in [Fault::Reset, Fault::ProcessDescriptors, Fault::NoPorts, Fault::WouldBlock] {
+        for fault in [
+            Fault::Reset,
+            Fault::ProcessDescriptors,
+            Fault::NoPorts,
+            Fault::WouldBlock,
+            Fault::NoBlock,
+        ] {
             assert_eq!(gauge.note(fault, Nanos(MS)), None, "{fault:?}");
         }
         assert_eq!(gauge.figures().shortages, 0);

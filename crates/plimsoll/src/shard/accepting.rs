@@ -222,11 +222,17 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
-    /// Takes in the connections that the acceptor has handed to this shard.
+    /// Takes in the connections that the acceptor has handed to this shard. While adopting is paused,
+    /// they wait.
     pub(super) fn adopt_handed(&mut self) {
         let mut arrived = std::mem::take(&mut self.arrived);
-        self.links[self.core.shard as usize].handed.take(&mut arrived);
-        for handed in arrived.drain(..) {
+        while !self.adopting_is_paused() {
+            if arrived.is_empty() {
+                self.links[self.core.shard as usize].handed.take(&mut arrived);
+                // Who came first is the last, and so the first to be taken.
+                arrived.reverse();
+            }
+            let Some(handed) = arrived.pop() else { break };
             let peer = handed.peer;
             let adopted = !self.core.draining && self.adopt(handed);
             if !adopted {
@@ -238,12 +244,18 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.arrived = arrived;
     }
 
+    /// Whether those who were handed to this shard have to wait; nobody does once it drains.
+    fn adopting_is_paused(&mut self) -> bool {
+        let until = &mut self.adopt_pause.until;
+        *until = until.filter(|until| *until > self.core.now && !self.core.draining);
+        until.is_some()
+    }
+
     fn adopt(&mut self, handed: Handed<D::Socket>) -> bool {
         let Some(slot) = self.core.table.take() else { return false };
         if let Err(failure) = self.driver.adopt(slot, handed.socket) {
-            tracing::warn!(%failure, shard = self.core.shard, "a connection could not be adopted");
-            self.core.counters.accept_errors.add(1);
             self.core.table.release(slot);
+            self.adopt_failed(failure);
             return false;
         }
         self.begin(slot, handed.peer);

@@ -131,6 +131,8 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             acceptor.closed = true;
             self.driver.close_listener();
         }
+        // Those who wait to be adopted are let go.
+        self.adopt_handed();
         for slot in 0..self.core.table.touched() {
             match self.core.table.get(slot).life {
                 Life::Open => drop(self.call(slot, "on_drain", H::on_drain)),

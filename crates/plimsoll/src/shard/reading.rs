@@ -5,6 +5,7 @@ use super::{Profile, Shard, call};
 use crate::buffer::Lease;
 use crate::driver::{Completion, Driver, Failure, Fault, Kind};
 use crate::handler::{Context, Handler};
+use crate::monitor::SHORTEST_PAUSE;
 use crate::reason::Reason;
 use crate::session::core::Shown;
 use crate::session::life::{Life, Reading};
@@ -59,7 +60,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             let token = self.begin_operation(Kind::Receive, slot);
             self.driver.stream(token);
         } else if ahead {
-            self.post_receive(slot);
+            self.post_receive(slot, false);
         } else {
             self.core.table.get(slot).reading = Reading::Parked;
             let token = self.begin_operation(Kind::Park, slot);
@@ -67,8 +68,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
     }
 
-    /// Posts a single receive, or has the session wait for a block.
-    fn post_receive(&mut self, slot: u32) {
+    /// Posts a single receive, or has the session wait for a block. With `at_once` the block comes
+    /// back at once where there is nothing to read.
+    fn post_receive(&mut self, slot: u32, at_once: bool) {
         if self.pinned == self.pinned_most {
             return self.starve(slot);
         }
@@ -76,7 +78,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         self.pinned += 1;
         self.core.table.get(slot).reading = Reading::Receiving;
         let token = self.begin_operation(Kind::Receive, slot);
-        self.driver.receive(token, lease, 0);
+        self.driver.receive(token, lease, 0, at_once);
     }
 
     /// A stream is stopped. A park or a single receive stays: it brings one block at most, which is
@@ -102,8 +104,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         }
         match result {
             _ if !session.is_alive() => self.release_if_over(slot),
-            // The receive that follows tells an end from an error.
-            Ok(_) if wanted => self.post_receive(slot),
+            // The receive that follows tells an end from an error; and from an urgent byte, for
+            // which there is nothing to read: it must not pin a block then.
+            Ok(_) if wanted => self.post_receive(slot, true),
             Ok(_) => {}
             Err(Failure { fault: Fault::Cancelled, .. }) => self.core.touch(slot),
             Err(failure) if is_shortage(failure.fault) => self.back_off(slot, failure.fault),
@@ -156,20 +159,21 @@ impl<D: Driver, H: Handler> Shard<D, H> {
 
     fn receive_failed(&mut self, slot: u32, failure: Failure) {
         match failure.fault {
+            // WouldBlock: it was told that there is something to read, and there was nothing.
             Fault::Cancelled | Fault::WouldBlock => self.core.touch(slot),
-            // A stream has found no block, or the kernel no memory: one error for both. Who fails
-            // again with blocks at hand is short of memory: letting it go on at once would be a hot loop.
-            Fault::Buffers if self.provide > 0 => {
-                let fed = std::mem::take(&mut self.fed[slot as usize]);
-                if fed && self.provided > 0 {
-                    self.back_off(slot, Fault::Buffers);
-                } else {
-                    self.starve(slot);
-                }
-            }
+            Fault::NoBlock => self.without_block(slot),
             fault if is_shortage(fault) => self.back_off(slot, fault),
             _ => self.fail(slot, Reason::of(failure)),
         }
+    }
+
+    /// A stream found no block: it goes on when one is lent. Those that are lent now hold bytes, of
+    /// which we may not have been told yet: going on at once would be a hot loop.
+    fn without_block(&mut self, slot: u32) {
+        self.lent_since = 0;
+        // One may have been lent since it failed, and all be well: so we do not wait for ever.
+        self.feed_at.get_or_insert(self.core.now.after(SHORTEST_PAUSE));
+        self.starve(slot);
     }
 
     /// Shows received bytes to the handler, or keeps them where it may not be shown any now.
@@ -326,6 +330,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
         while self.provided < self.provide {
             let Some(lease) = self.core.arena.lease() else { return };
             self.provided += 1;
+            self.lent_since = self.lent_since.saturating_add(1);
             self.driver.provide(lease);
         }
     }
@@ -333,7 +338,7 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     /// How many receives find a block now.
     pub(super) fn may_post(&self) -> usize {
         if self.provide > 0 {
-            return self.provided as usize;
+            return self.provided.min(self.lent_since) as usize;
         }
         let pinned = (self.pinned_most - self.pinned) as usize;
         self.core.arena.available().min(pinned)
@@ -343,6 +348,12 @@ impl<D: Driver, H: Handler> Shard<D, H> {
     pub(super) fn feed(&mut self) {
         if self.provide > 0 {
             self.top_up();
+            if self.hungry.is_empty() {
+                self.feed_at = None;
+            } else if self.feed_at.is_some_and(|at| at <= self.core.now) {
+                self.feed_at = None;
+                self.lent_since = self.provided;
+            }
         }
         let mut blocks = self.may_post();
         while blocks > 0 {
@@ -350,10 +361,9 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             blocks -= 1;
             self.core.table.get(slot).reading = Reading::Paused;
             if self.provide > 0 {
-                self.fed[slot as usize] = true;
                 self.core.touch(slot);
             } else {
-                self.post_receive(slot);
+                self.post_receive(slot, true);
             }
         }
     }

@@ -1,10 +1,13 @@
 //! What is done when the kernel has no memory for an operation of a session (ENOBUFS, ENOMEM,
 //! WSAENOBUFS): nothing is lost and nothing is posted for it until a pause is over, which all shards
-//! share ([`Gauge::note`](crate::monitor::Gauge::note)). And what is done with a peer that takes too little.
+//! share ([`Gauge::note`](crate::monitor::Gauge::note)). The same for a connection that cannot be adopted.
+//! And what is done with a peer that takes too little.
+
+use std::time::Duration;
 
 use super::Shard;
 use crate::budget::Dry;
-use crate::driver::{Driver, Fault, Nanos};
+use crate::driver::{Driver, Failure, Fault, Nanos};
 use crate::handler::Handler;
 use crate::reason::Reason;
 use crate::session::wheel::Tick;
@@ -30,9 +33,20 @@ impl Shortage {
     }
 }
 
-/// Whether a fault says that the kernel is short of memory, which may pass.
+/// Time between two log lines of a shard about connections that cannot be adopted.
+const LOG_EVERY: Duration = Duration::from_secs(1);
+
+/// A shard that can adopt no connection.
+#[derive(Debug, Default)]
+pub(super) struct AdoptPause {
+    /// When it tries again.
+    pub(super) until: Option<Nanos>,
+    logged_at: Option<Nanos>,
+}
+
+/// Whether a fault says that the kernel is short of memory, or of what it allows, which may pass.
 pub(super) fn is_shortage(fault: Fault) -> bool {
-    matches!(fault, Fault::Buffers | Fault::Memory)
+    matches!(fault, Fault::Buffers | Fault::Memory | Fault::Watches)
 }
 
 impl<D: Driver, H: Handler> Shard<D, H> {
@@ -54,6 +68,31 @@ impl<D: Driver, H: Handler> Shard<D, H> {
             }
             let generation = self.core.table.get(slot).generation;
             shortage.waiting.push((slot, generation));
+        }
+    }
+
+    /// A connection could not be adopted, and is lost. Unless its peer had gone, all shards brake for a
+    /// while, and the connections that wait to be adopted go on waiting until this shard tries again.
+    pub(super) fn adopt_failed(&mut self, failure: Failure) {
+        let (fault, now) = (failure.fault, self.core.now);
+        self.core.counters.accept_errors.add(1);
+        if matches!(fault, Fault::Reset | Fault::Aborted) {
+            self.core.counters.dead_in_backlog.add(1);
+            return;
+        }
+        let noted = self.gauge.note(fault, now);
+        if noted.is_some() {
+            self.core.counters.shortages.add(1);
+        }
+        let pause = &mut self.adopt_pause;
+        pause.until = Some(noted.unwrap_or_else(|| self.gauge.brake(now)));
+        if pause.logged_at.is_none_or(|at| now.since(at) >= LOG_EVERY) {
+            pause.logged_at = Some(now);
+            tracing::warn!(
+                %failure,
+                shard = self.core.shard,
+                "a connection could not be adopted; trying the next one after a pause"
+            );
         }
     }
 

@@ -29,6 +29,7 @@ use std::time::Instant;
 use self::plan::Plan;
 use self::ship::Ship;
 
+mod adopting;
 mod client;
 mod crew;
 mod keys;
@@ -124,6 +125,20 @@ fn simulated_first_seeds() {
     if let Err(seed) = voyages(0..16, 1000) {
         panic!("seed {seed}\n{:#?}", Plan::of(seed));
     }
+}
+
+/// Streams that run out of blocks again and again, on a machine that is short of nothing: they wait for
+/// blocks, and no shard brakes for a shortage of the kernel's ([`Ship::land`] looks).
+#[test]
+fn simulated_streams_without_blocks_brake_nobody() {
+    let mut starved = 0;
+    for seed in 0..32 {
+        let mut ship = Ship::launch(Plan::of_few_blocks(seed));
+        ship.sail(1000);
+        starved += ship.metrics().starved;
+        ship.land();
+    }
+    assert!(starved >= 32, "{starved} streams have found no block");
 }
 
 #[test]

@@ -87,6 +87,21 @@ fn drained(running: Running) {
 }
 
 #[test]
+fn a_hard_mark_that_no_arena_holds_is_refused_at_start() {
+    let start = |outbox_hard| {
+        let mut limits = limits();
+        limits.outbox_hard = outbox_hard;
+        let server = Server::builder().listen("127.0.0.1:0").shards(1).limits(limits);
+        server.start(|_| Echo(channel().0))
+    };
+    let whole_arena = limits().buffer_bytes as u32;
+    let error = start(whole_arena + 1).expect_err("it is refused").to_string();
+    assert!(error.contains("outbox_hard") && error.contains("buffer_bytes"), "{error}");
+    assert!(error.contains(&whole_arena.to_string()), "the number that fits: {error}");
+    drained(start(whole_arena).unwrap());
+}
+
+#[test]
 fn one_peer_has_as_many_connections_as_it_may() {
     each_way(|way| {
         let mut limits = limits();

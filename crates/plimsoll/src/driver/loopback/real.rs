@@ -96,7 +96,7 @@ where
             }
             if receive {
                 let lease = bench.arena.lease().unwrap();
-                bench.driver.receive(close.with(Kind::Receive), lease, 0);
+                bench.driver.receive(close.with(Kind::Receive), lease, 0, false);
                 posted.push(Kind::Receive);
             } else if stream {
                 bench.driver.provide(bench.arena.lease().unwrap());
@@ -230,7 +230,7 @@ where
     while received < block {
         let lease = bench.arena.lease().unwrap();
         let receive = park.with(Kind::Receive);
-        bench.driver.receive(receive, lease, received as u32);
+        bench.driver.receive(receive, lease, received as u32, false);
         let completion = bench.until(receive).pop().unwrap();
         received += completion.result.unwrap() as usize;
         bench.arena.give_back(completion.lease.unwrap());

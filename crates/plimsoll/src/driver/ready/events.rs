@@ -121,11 +121,13 @@ fn note(name: Name, event: &Event, slots: &mut [Slot], queue: &mut VecDeque<u32>
     }
     let failed = event.is_error();
     let ended = event.is_read_closed() || failed;
+    let urgent = event.is_priority();
     if event.is_readable() || ended {
         slot.set(READABLE);
-        slot.unset(DOUBTFUL);
+        // An event of urgent data alone is readable to mio, though a receive finds nothing.
+        slot.put(DOUBTFUL, urgent && !ended);
     }
-    if ended || event.is_priority() {
+    if ended || urgent {
         slot.set(UNPROVABLE);
     }
     if event.is_writable() || event.is_write_closed() || failed {

@@ -21,6 +21,8 @@ pub(super) const WATCHES_WRITE: u8 = 1 << 4;
 const OVER: u8 = 1 << 5;
 /// It stands in the driver's queue.
 const QUEUED: u8 = 1 << 6;
+/// The receive in flight is to be carried out at once, and ends if there is nothing to read.
+pub(super) const AT_ONCE: u8 = 1 << 7;
 
 /// A slot's state.
 pub(super) struct Slot {
@@ -136,14 +138,21 @@ impl Slot {
         Some((if connects { Kind::Connect } else { Kind::Send }, self.result))
     }
 
+    /// Whether one of these flags is set.
     #[inline]
-    pub(super) fn has(&self, flag: u8) -> bool {
-        self.flags & flag != 0
+    pub(super) fn has(&self, flags: u8) -> bool {
+        self.flags & flags != 0
     }
 
     #[inline]
     pub(super) fn set(&mut self, flags: u8) {
         self.flags |= flags;
+    }
+
+    /// Sets the flags, or unsets them.
+    #[inline]
+    pub(super) fn put(&mut self, flags: u8, set: bool) {
+        if set { self.set(flags) } else { self.unset(flags) }
     }
 
     #[inline]

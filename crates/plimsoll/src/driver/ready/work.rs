@@ -1,7 +1,8 @@
 //! Carrying out what was posted, as far as the kernel is ready for it.
 
-use super::slots::{DOUBTFUL, FULL, READABLE};
+use super::slots::{AT_ONCE, DOUBTFUL, FULL, READABLE};
 use super::{Brought, Ready, STREAM_QUOTA, completion, system};
+use crate::driver::errno::NO_BLOCK;
 use crate::driver::{Completion, Into, Kind, monotonic};
 
 impl Ready {
@@ -62,7 +63,7 @@ impl Ready {
             return Some(completion(slot.token(kind, number), result, None, false));
         }
         if slot.is_in_flight(Kind::Receive)
-            && slot.has(READABLE)
+            && slot.has(READABLE | AT_ONCE)
             && let Some(completion) = self.receive_now(number, quota)
         {
             return Some(completion);
@@ -152,6 +153,10 @@ impl Ready {
         match received {
             Err(libc::EAGAIN) => {
                 slot.unset(READABLE | DOUBTFUL);
+                if slot.has(AT_ONCE) {
+                    slot.end(Kind::Receive);
+                    return Some(completion(token, -libc::EAGAIN, Some(lease), false));
+                }
                 if streams {
                     self.provided.push(lease);
                 } else {
@@ -187,11 +192,12 @@ impl Ready {
 
     /// A stream for which there is no block: over, if there is something for it to bring.
     fn without_block(&mut self, number: u32) -> Option<Completion> {
-        let result = match self.look(number)? {
-            0 => -libc::ENOBUFS,
-            failed => failed,
-        };
-        Some(self.ended(Kind::Receive, number, result))
+        let looked = self.look(number)?;
+        let mut ended = self.ended(Kind::Receive, number, looked);
+        if ended.result.is_ok() {
+            ended.result = Err(NO_BLOCK);
+        }
+        Some(ended)
     }
 
     /// A socket that connects is writable, or has failed. An event alone is no proof.

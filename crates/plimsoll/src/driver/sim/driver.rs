@@ -45,7 +45,7 @@ pub struct SimDriver {
     pub(super) listener: Option<usize>,
     pub(super) accepts: VecDeque<Accepting>,
     pub(super) provided: VecDeque<Lease>,
-    /// Completions that come before all others: of sends at once.
+    /// Completions that come before all others: of sends and receives at once.
     prompt: VecDeque<Completion>,
     due: BinaryHeap<Reverse<Due>>,
     dues: u64,
@@ -250,7 +250,7 @@ impl SimDriver {
         self.due.push(Reverse(Due { at, number: self.dues, completion }));
     }
 
-    /// Completes a send that was to be carried out at once.
+    /// Completes a send or receive that was to be carried out at once.
     pub(super) fn tell_at_once(&mut self, kernel: &mut Kernel, mut completion: Completion) {
         self.settle(kernel, &mut completion);
         self.prompt.push_back(completion);
@@ -438,17 +438,18 @@ impl Driver for SimDriver {
         self.posted.push(Posted::Park(token));
     }
 
-    fn receive(&mut self, token: Token, lease: Lease, start: u32) {
+    fn receive(&mut self, token: Token, lease: Lease, start: u32, at_once: bool) {
         self.rules.receive(token, &lease, start);
         self.slots[token.slot() as usize].receive =
-            Some(Receive { token, into: Some((lease, start)) });
+            Some(Receive { token, into: Some((lease, start)), at_once });
         self.posted.push(Posted::Receive(token));
     }
 
     fn stream(&mut self, token: Token) {
         assert!(self.features.streams, "{token:?}: this driver has no streams");
         self.rules.stream(token);
-        self.slots[token.slot() as usize].receive = Some(Receive { token, into: None });
+        self.slots[token.slot() as usize].receive =
+            Some(Receive { token, into: None, at_once: false });
         self.posted.push(Posted::Receive(token));
     }
 

@@ -133,11 +133,15 @@ pub(super) fn failure(code: i32) -> Failure {
         ENFILE => Fault::SystemDescriptors,
         ENOBUFS | WSAENOBUFS => Fault::Buffers,
         ENOMEM | WSA_NOT_ENOUGH_MEMORY => Fault::Memory,
+        ENOSPC => Fault::Watches,
         EAGAIN | WSAEWOULDBLOCK => Fault::WouldBlock,
         _ => Fault::Unexpected,
     };
     Failure { fault, code }
 }
+
+/// A stream found no block. Its number is Linux', which means something else where the kernel says it.
+pub(super) const NO_BLOCK: Failure = Failure { fault: Fault::NoBlock, code: errno::ENOBUFS };
 
 /// A failure of the simulated network, which speaks Linux', with the number that Windows has for
 /// it.
@@ -162,7 +166,9 @@ pub(super) fn on_windows(failure: Failure) -> Failure {
         EINVAL => WSAEINVAL,
         code => code,
     };
-    self::failure(code)
+    // The meaning is the number's, but for this one, which is no failure of a system.
+    let fault = if failure == NO_BLOCK { Fault::NoBlock } else { self::failure(code).fault };
+    Failure { fault, code }
 }
 
 /// Which operations are to fail.

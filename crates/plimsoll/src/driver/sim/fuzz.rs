@@ -213,7 +213,8 @@ impl Run {
             let token = self.post(Kind::Receive, at);
             let start = self.random.below(BLOCK as u64) as u32;
             self.slots[at as usize].start = start;
-            self.driver.receive(token, lease, start);
+            let at_once = self.random.chance(250_000);
+            self.driver.receive(token, lease, start, at_once);
         }
         self.slots[at as usize].streaming = streaming;
     }
@@ -455,7 +456,7 @@ fn it_is_fast_enough() {
                 Kind::Accept => {
                     let _ = driver.accepted(completion.token);
                     let lease = arena.lease().expect("a block for each");
-                    driver.receive(Token::new(Kind::Receive, 1, slot), lease, 0);
+                    driver.receive(Token::new(Kind::Receive, 1, slot), lease, 0, false);
                 }
                 Kind::Receive => {
                     let lease = completion.lease.expect("it comes back");
@@ -466,7 +467,7 @@ fn it_is_fast_enough() {
                 _ => {
                     echoed += 1;
                     let lease = leases[slot as usize].take().expect("a send has its lease");
-                    driver.receive(Token::new(Kind::Receive, 1, slot), lease, 0);
+                    driver.receive(Token::new(Kind::Receive, 1, slot), lease, 0, false);
                 }
             }
         }

@@ -4,14 +4,14 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use super::driver::SimDriver;
-use super::faults::{Effect, Operation, Possible, errno, failure};
+use super::faults::{Effect, NO_BLOCK, Operation, Possible, errno, failure};
 use super::kernel::{Event, Kernel};
 use super::peer::SimSocket;
 use super::resources::Charge;
 use super::socket::{Readable, SocketId, Writable};
 use super::trace::{hash_of, mix};
 use crate::buffer::{Lease, Memory, Span};
-use crate::driver::{Completion, Into, Kind, MAX_SPANS, Nanos, Token};
+use crate::driver::{Completion, Failure, Into, Kind, MAX_SPANS, Nanos, Token};
 
 /// The most completions that a stream brings in one go (Linux: `MULTISHOT_MAX_RETRY` and one).
 const STREAM_BURST: usize = 33;
@@ -65,6 +65,7 @@ pub(super) struct Accepting {
 pub(super) struct Receive {
     pub(super) token: Token,
     pub(super) into: Option<(Lease, u32)>,
+    pub(super) at_once: bool,
 }
 
 /// A send that waits.
@@ -240,6 +241,11 @@ impl SimDriver {
         } else {
             self.try_receive(kernel, token.slot());
         }
+        // Whatever there was, it is not waited for.
+        let left = self.slots[token.slot() as usize].receive.as_ref();
+        if left.is_some_and(|receive| receive.at_once) {
+            self.end_receive(kernel, token.slot(), Err(errno::EAGAIN));
+        }
     }
 
     fn try_receive(&mut self, kernel: &mut Kernel, slot: u32) {
@@ -282,7 +288,7 @@ impl SimDriver {
                 Readable::Bytes(there) => there,
             };
             let Some(mut lease) = self.provided.pop_front() else {
-                return self.end_receive(kernel, slot, Err(errno::ENOBUFS));
+                return self.end_receive_as(kernel, slot, Err(NO_BLOCK));
             };
             let len = kernel.shortened(there.min(self.memory.block_bytes()));
             let Some(socket) = kernel.sockets.find(id) else { return };
@@ -307,10 +313,18 @@ impl SimDriver {
 
     /// The receive or stream completes for the last time.
     fn end_receive(&mut self, kernel: &mut Kernel, slot: u32, result: Result<u32, i32>) {
+        self.end_receive_as(kernel, slot, result.map_err(failure));
+    }
+
+    fn end_receive_as(&mut self, kernel: &mut Kernel, slot: u32, result: Result<u32, Failure>) {
         let Some(receive) = self.slots[slot as usize].receive.take() else { return };
         let lease = receive.into.map(|(lease, _)| lease);
-        let result = result.map_err(failure);
-        self.tell(kernel, Completion { token: receive.token, result, lease, more: false });
+        let completion = Completion { token: receive.token, result, lease, more: false };
+        if receive.at_once {
+            self.tell_at_once(kernel, completion);
+        } else {
+            self.tell(kernel, completion);
+        }
     }
 
     pub(super) fn start_send(&mut self, kernel: &mut Kernel, token: Token) {

@@ -240,7 +240,7 @@ fn a_fault_that_kills_ends_both_ends() {
     let mut pair = pair(SimOptions::calm(1));
     let lease = pair.lease();
     pair.kernel.fail_nth(Operation::Receive, 1, Fault::TimedOut);
-    pair.driver.receive(token(Kind::Receive), lease, 0);
+    pair.driver.receive(token(Kind::Receive), lease, 0, false);
     let completion = pair.next();
     assert_eq!(completion.result.expect_err("scripted").fault, Fault::TimedOut);
     assert!(completion.lease.is_some());
@@ -282,7 +282,7 @@ fn every_possible_fault_reaches_its_operation() {
             }
             Operation::Connect => pair.driver.connect(other, loopback(Family::V4), None),
             Operation::Park => pair.driver.park(token(Kind::Park)),
-            Operation::Receive => pair.driver.receive(token(Kind::Receive), lease, 0),
+            Operation::Receive => pair.driver.receive(token(Kind::Receive), lease, 0, false),
             Operation::Stream => pair.driver.stream(token(Kind::Receive)),
             Operation::SendAtOnce => pair.send(&lease, true),
             Operation::Send => pair.send(&lease, false),
@@ -390,7 +390,7 @@ fn a_reset_is_told_to_one_direction_only() {
     pair.kernel.advance_by(Duration::from_millis(1));
     pair.send(&lease, true);
     assert_eq!(pair.next().result.expect_err("reset").fault, Fault::Reset);
-    pair.driver.receive(token(Kind::Receive), lease, 0);
+    pair.driver.receive(token(Kind::Receive), lease, 0, false);
     assert_eq!(pair.next().result, Ok(0));
 }
 
@@ -440,7 +440,7 @@ fn a_block_being_sent_is_not_lent() {
     let mut pair = pair(SimOptions::calm(1));
     let lease = pair.lease();
     pair.send(&lease, false);
-    pair.driver.receive(token(Kind::Receive), lease, 0);
+    pair.driver.receive(token(Kind::Receive), lease, 0, false);
 }
 
 #[test]

@@ -188,7 +188,7 @@ impl<W: World> Harness<W> {
     pub(super) fn post_receive(&mut self, slot: u32) -> Token {
         let token = self.token(Kind::Receive, slot);
         let lease = self.lease();
-        self.driver().receive(token, lease, 0);
+        self.driver().receive(token, lease, 0, false);
         token
     }
 

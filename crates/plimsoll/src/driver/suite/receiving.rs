@@ -80,7 +80,7 @@ pub(in crate::driver) fn receive_fills_from_start_offset<W: World>() {
     let mut lease = harness.lease();
     lease.bytes_mut(&memory).fill(0xaa);
     let token = harness.token(Kind::Receive, 0);
-    harness.driver().receive(token, lease, 1000);
+    harness.driver().receive(token, lease, 1000, false);
     harness.write_all(&mut peer, b"0123456789");
     let completion = harness.completion(token);
     let received = completion.result.expect("bytes come") as usize;
@@ -105,7 +105,7 @@ pub(in crate::driver) fn receive_takes_no_more_than_the_room<W: World>() {
         let start = harness.world.arena().block_bytes() as u32 - 7;
         let token = harness.token(Kind::Receive, 0);
         let lease = harness.lease();
-        harness.driver().receive(token, lease, start);
+        harness.driver().receive(token, lease, start, false);
         let completion = harness.completion(token);
         let received = completion.result.expect("bytes come");
         assert!((1..=7).contains(&received), "{received} bytes into a room of 7");
@@ -115,6 +115,44 @@ pub(in crate::driver) fn receive_takes_no_more_than_the_room<W: World>() {
     }
     assert_eq!(bytes, pattern(100, 0));
     drop(peer);
+    harness.close(0);
+    harness.end();
+}
+
+pub(in crate::driver) fn a_receive_at_once_is_there_after_the_next_wait<W: World>() {
+    let mut harness = Harness::<W>::listening(Plan::default());
+    let mut peer = harness.open(0);
+    let at_once = |harness: &mut Harness<W>| {
+        let token = harness.token(Kind::Receive, 0);
+        let lease = harness.lease();
+        harness.driver().receive(token, lease, 0, true);
+        let now = harness.driver().now();
+        harness.turn(now);
+        let completion = harness.try_completion(token).expect("carried out as it was posted");
+        let lease = completion.lease.expect("the lease comes back, whatever the outcome");
+        assert!(!completion.more, "a single receive completes once");
+        let outcome = completion.result.map(|len| harness.bytes_of(&lease, 0, len));
+        harness.give_back(Some(lease));
+        outcome
+    };
+    for _ in 0..2 {
+        let failure = at_once(&mut harness).expect_err("nothing has been sent");
+        assert_eq!(failure.fault, Fault::WouldBlock);
+    }
+    // What comes after is received as ever: by one that waits, and by one that does not.
+    let waits = harness.post_receive(0);
+    harness.write_all(&mut peer, b"a");
+    let completion = harness.completion(waits);
+    assert_eq!(completion.result, Ok(1));
+    harness.give_back(completion.lease);
+    let park = park(&mut harness, 0);
+    harness.write_all(&mut peer, b"b");
+    assert!(harness.completion(park).result.is_ok());
+    assert_eq!(at_once(&mut harness), Ok(b"b".to_vec()));
+    drop(peer);
+    let park = self::park(&mut harness, 0);
+    assert!(harness.completion(park).result.is_ok());
+    assert_eq!(at_once(&mut harness), Ok(Vec::new()), "the end is there to read");
     harness.close(0);
     harness.end();
 }
@@ -255,7 +293,7 @@ pub(in crate::driver) fn stream_keeps_order_and_ends_when_blocks_run_out<W: Worl
         match result {
             Ok(bytes) => assert!(bytes > 0, "the peer has not ended"),
             Err(failure) => {
-                assert_eq!(failure.fault, Fault::Buffers);
+                assert_eq!(failure.fault, Fault::NoBlock);
                 assert!(!more, "a failure is the last of a stream");
                 without_blocks += 1;
                 provide(&mut harness, 1);

@@ -38,6 +38,8 @@ pub(super) struct Buffers {
     wanted: u32,
     /// Taken by the kernel since they were last shown.
     taken: u32,
+    /// Completions to be reaped that the kernel may have posted before it was last shown blocks.
+    earlier: u32,
 }
 
 impl Buffers {
@@ -71,6 +73,7 @@ impl Buffers {
             shown_count: 0,
             wanted: SHOWN_LEAST.min(count),
             taken: 0,
+            earlier: 0,
         })
     }
 
@@ -85,9 +88,10 @@ impl Buffers {
         self.wanted = (self.wanted * 2).min(u32::from(self.mask) + 1);
     }
 
-    /// Shows the kernel as many blocks as it is likely to need. Once per turn.
+    /// Shows the kernel as many blocks as it is likely to need, while so many completions wait to be
+    /// reaped. Once per turn.
     #[inline]
-    pub(super) fn show(&mut self, memory: &Memory) {
+    pub(super) fn show(&mut self, memory: &Memory, waiting: u32) {
         // Twice what was needed last time, and slowly less again.
         let need = (self.taken * 2).clamp(SHOWN_LEAST, MOST).min(u32::from(self.mask) + 1);
         self.taken = 0;
@@ -116,7 +120,22 @@ impl Buffers {
         }
         if self.tail != before {
             self.entries.publish(self.tail);
+            self.earlier = waiting;
         }
+    }
+
+    /// So many completions have been reaped.
+    #[inline]
+    pub(super) fn reaped(&mut self, count: u32) {
+        self.earlier = self.earlier.saturating_sub(count);
+    }
+
+    /// Whether the kernel had no block when it posted the completion that is being reaped: those of
+    /// earlier completions have been [taken](Self::take). Where blocks were shown after that, nobody
+    /// knows, and this says that it had none: the kernel's own shortage, which is told again when
+    /// the stream is posted again, is not to be named without proof.
+    pub(super) fn had_none(&self) -> bool {
+        self.shown_count == 0 || self.earlier > 0
     }
 
     /// The block that a completion names. `None`, unless the kernel names one it was never shown.
@@ -213,5 +232,37 @@ impl Drop for Entries {
         // SAFETY: the mapping that `map` made; `Uring::drop` keeps this value for as long as the
         // kernel may read it.
         let _ = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.bytes) };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::buffer::Arena;
+
+    #[test]
+    fn the_kernel_had_no_block_unless_one_was_shown_before() {
+        let mut arena = Arena::new(4, 4096).unwrap();
+        let memory = arena.memory().clone();
+        let ring = Ring::new(4, true).unwrap();
+        let mut buffers = Buffers::register(&ring, 4, 4).unwrap();
+        assert!(buffers.had_none());
+        buffers.provide(arena.lease().unwrap());
+        buffers.show(&memory, 0);
+        assert!(!buffers.had_none(), "it is there, and no completion is older");
+        let taken = buffers.take(0).unwrap();
+        assert!(buffers.had_none());
+        // Shown while three completions wait, which the kernel may have posted without a block.
+        buffers.provide(taken);
+        buffers.show(&memory, 3);
+        buffers.reaped(2);
+        assert!(buffers.had_none());
+        buffers.reaped(1);
+        assert!(!buffers.had_none());
+        // Showing nothing more says nothing new.
+        buffers.show(&memory, 7);
+        assert!(!buffers.had_none());
+        arena.give_back(buffers.reclaim().unwrap());
+        assert_eq!(arena.outstanding(), 0);
     }
 }

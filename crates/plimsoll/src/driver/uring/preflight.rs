@@ -168,7 +168,7 @@ impl Bench {
         self.one(park)?;
         let receive = park.with(Kind::Receive);
         let lease = self.arena.lease().ok_or("no block")?;
-        self.driver.receive(receive, lease, 0);
+        self.driver.receive(receive, lease, 0, true);
         let completion = self.one(receive)?;
         let lease = completion.lease.ok_or("a lease was lost")?;
         if &lease.bytes(self.arena.memory())[..4] != b"load" {

@@ -10,7 +10,7 @@ use super::ring::BATCH;
 use super::slots::{CLOSED, CLOSING, HALF_CLOSE_WAITS};
 use super::{BELL, OTHERWISE, QUIET, Uring, ops};
 use crate::buffer::Lease;
-use crate::driver::errno::outcome;
+use crate::driver::errno::{NO_BLOCK, outcome};
 use crate::driver::{Completion, Driver, Kind, Nanos, Token, monotonic};
 
 /// Completions copied out of the queue at once: 1 KiB of stack.
@@ -26,11 +26,11 @@ impl Uring {
         if !self.bell_armed && !self.leaving {
             self.arm_doorbell();
         }
-        self.show_buffers();
+        let waiting = self.ring.waiting();
+        self.show_buffers(waiting);
         // Room for one at least, or nothing would ever get on.
         let limit = out.capacity().max(out.len() + 1);
         let first = out.len();
-        let waiting = self.ring.waiting();
         if waiting >= limit - first {
             // Enough is there: more work would only fill the kernel's queue.
             self.ring.submit();
@@ -55,10 +55,12 @@ impl Uring {
         Ok(())
     }
 
-    fn show_buffers(&mut self) {
+    fn show_buffers(&mut self, waiting: usize) {
         let shared = &mut *self.shared;
         if let Some(buffers) = &mut shared.buffers {
-            buffers.show(&shared.memory);
+            // Nobody knows how many did not fit the queue.
+            let unknown = self.ring.has_overflowed();
+            buffers.show(&shared.memory, if unknown { u32::MAX } else { waiting as u32 });
         }
     }
 
@@ -93,6 +95,9 @@ impl Uring {
             let count = entries.len();
             for entry in entries {
                 self.complete(entry, out);
+            }
+            if let Some(buffers) = &mut self.shared.buffers {
+                buffers.reaped(count as u32);
             }
             if count < most {
                 break;
@@ -151,10 +156,16 @@ impl Uring {
         lease: Option<Lease>,
         out: &mut Vec<Completion>,
     ) {
+        self.conclude(completion(token, result, lease, false), out);
+    }
+
+    #[inline]
+    fn conclude(&mut self, completion: Completion, out: &mut Vec<Completion>) {
+        let token = completion.token;
         let slot = self.slot(token);
         slot.end(token.kind());
         let over = slot.is_over();
-        out.push(completion(token, result, lease, false));
+        out.push(completion);
         if over {
             self.closed_at_last(token.with(Kind::Close), out);
         }
@@ -182,9 +193,12 @@ impl Uring {
         }
         if result == -libc::ENOBUFS
             && let Some(buffers) = &mut self.shared.buffers
+            && buffers.had_none()
         {
             // Not posted again here: the caller may want to stop, once it has seen what came.
             buffers.widen();
+            let result = Err(NO_BLOCK);
+            return self.conclude(Completion { token, result, lease, more: false }, out);
         }
         self.ended(token, result, lease, out);
     }

@@ -262,6 +262,11 @@ impl Ring {
         submission.taskrun() || submission.cq_overflow()
     }
 
+    /// Whether there are completions that did not fit the queue. Costs a load.
+    pub(super) fn has_overflowed(&mut self) -> bool {
+        self.uring.submission().cq_overflow()
+    }
+
     /// Whether an enter would do anything.
     pub(super) fn is_idle(&mut self) -> bool {
         self.all_submitted() && !self.has_work()

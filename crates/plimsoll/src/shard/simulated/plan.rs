@@ -64,6 +64,27 @@ impl Plan {
             drain_early: (!calm && random.chance(250_000)).then(|| random.within(2, 10)),
         }
     }
+
+    /// A calm plan of streams, on a machine that is short of nothing, with few blocks to lend to them.
+    pub(super) fn of_few_blocks(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let (shards, slots) = (1, 8);
+        Self {
+            calm: true,
+            chatty: false,
+            options: SimOptions { held_clock: true, streams: true, ..SimOptions::rough(seed) },
+            profile: Profile::Throughput,
+            limits: limits(&mut random, true, shards, slots, 0),
+            shards,
+            slots,
+            outgoing: 0,
+            blocks: 8,
+            clients: slots as usize,
+            drain: Duration::from_secs(3600),
+            drain_early: None,
+            seed,
+        }
+    }
 }
 
 fn options(random: &mut Random, seed: u64, calm: bool) -> SimOptions {

@@ -320,6 +320,7 @@ impl Ship {
         self.gauge.set(Pressure::Calm);
         self.clients.iter_mut().for_each(Client::shut);
         if self.plan.calm {
+            assert_eq!(self.noted(), 0, "the kernel was never short of anything");
             let answered = self.rest(|ship| ship.clients.iter().all(Client::is_answered));
             assert!(answered, "an echo never came back");
             assert!(!self.clients.iter().any(Client::is_cheated), "an echo is incomplete");
@@ -371,5 +372,10 @@ impl Ship {
 
     pub(super) fn metrics(&self) -> Metrics {
         self.counters.sum()
+    }
+
+    /// Shortages of the kernel's that were noted.
+    pub(super) fn noted(&self) -> u64 {
+        self.gauge.figures().shortages
     }
 }

@@ -13,5 +13,7 @@ mod test_server;
 
 #[cfg(target_os = "linux")]
 mod descriptors;
+#[cfg(unix)]
+mod urgent;
 #[cfg(target_os = "linux")]
 mod vanished;

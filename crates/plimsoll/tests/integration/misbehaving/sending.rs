@@ -215,6 +215,7 @@ fn those_who_hold_every_block_are_idle_in_the_end() {
     each_way(|way| {
         let mut limits = small();
         limits.buffer_bytes = 16 * limits.block_bytes;
+        limits.outbox_hard = limits.buffer_bytes as u32;
         limits.idle_timeout = Some(Duration::from_millis(700));
         let server = TestServer::new(way, limits, 1, |ended| Lines { ended, within: None });
         let mut holders: Vec<_> = (0..24).map(|_| server.connect()).collect();
@@ -222,6 +223,8 @@ fn those_who_hold_every_block_are_idle_in_the_end() {
             stream.write_all(b"the beginning").unwrap();
         }
         (0..holders.len()).for_each(|_| assert_eq!(server.ends(), Reason::IdleTimeout));
+        assert!(server.metrics().starved > 0, "somebody found no block");
+        assert_eq!(server.metrics().shortages, 0, "the kernel was short of nothing");
         let mut next = server.connect();
         assert!(says(&mut next, b"the blocks are back\n"));
         server.finish();

@@ -165,7 +165,7 @@ fn a_driver_goes_when_the_kernel_is_done_with_its_memory() {
     let peers = [0, 1].map(|slot| bench.open(slot));
     bench.driver.park(Token::new(Kind::Park, 0, 0));
     let lease = bench.arena.lease().unwrap();
-    bench.driver.receive(Token::new(Kind::Receive, 0, 1), lease, 0);
+    bench.driver.receive(Token::new(Kind::Receive, 0, 1), lease, 0, false);
     for slot in [2, 3] {
         bench.driver.accept(Token::new(Kind::Accept, 0, slot), Into::Slot);
     }
@@ -220,7 +220,7 @@ fn a_closed_connections_socket_is_used_again() {
             let receive = Token::new(Kind::Receive, 0, 0);
             for expected in [1, 0] {
                 let lease = bench.arena.lease().unwrap();
-                bench.driver.receive(receive, lease, 0);
+                bench.driver.receive(receive, lease, 0, false);
                 let completion = bench.until(receive).pop().unwrap();
                 assert_eq!(completion.result, Ok(expected), "round {round}");
                 let lease = completion.lease.unwrap();

@@ -120,7 +120,7 @@ fn urgent_data_hides_nothing_behind_it() {
             bench.driver.park(park);
             bench.until(park);
             let receive = park.with(Kind::Receive);
-            bench.driver.receive(receive, bench.arena.lease().unwrap(), 0);
+            bench.driver.receive(receive, bench.arena.lease().unwrap(), 0, false);
             let completion = bench.until(receive).pop().unwrap();
             let lease = completion.lease.unwrap();
             let count = completion.result.unwrap() as usize;

@@ -60,7 +60,7 @@ pub const POSSIBLE: &[Possible] = {
         linux(Adopt, EMFILE, Fault::ProcessDescriptors, None, "the table of the ring is too short"),
         linux(Adopt, ENFILE, Fault::SystemDescriptors, None, "the table of files is full"),
         linux(Adopt, ENOMEM, Fault::Memory, None, "no memory to register the file"),
-        linux(Adopt, ENOSPC, Fault::Unexpected, None, "fs.epoll.max_user_watches is reached"),
+        linux(Adopt, ENOSPC, Fault::Watches, None, "fs.epoll.max_user_watches is reached"),
 
         linux(Connect, ECONNREFUSED, Fault::Refused, None, "answered with a reset"),
         linux(Connect, ECONNRESET, Fault::Reset, None, "reset as it began"),
@@ -83,7 +83,7 @@ pub const POSSIBLE: &[Possible] = {
         linux(Connect, EINTR, Fault::Cancelled, None, "a worker of the kernel was interrupted"),
 
         linux(Park, ENOMEM, Fault::Memory, None, "no memory for the poll entry"),
-        linux(Park, ENOSPC, Fault::Unexpected, None, "fs.epoll.max_user_watches is reached"),
+        linux(Park, ENOSPC, Fault::Watches, None, "fs.epoll.max_user_watches is reached"),
         linux(Park, EINTR, Fault::Cancelled, None, "a worker of the kernel was interrupted"),
 
         linux(Receive, ECONNRESET, Fault::Reset, Kills, "the peer has reset"),
@@ -107,7 +107,7 @@ pub const POSSIBLE: &[Possible] = {
         linux(Stream, ETIMEDOUT, Fault::TimedOut, Kills, "keep-alive or user time-out"),
         linux(Stream, EHOSTUNREACH, Fault::Unreachable, Kills, "ICMP while retransmitting"),
         linux(Stream, ENETUNREACH, Fault::Unreachable, Kills, "ICMP while retransmitting"),
-        linux(Stream, ENOBUFS, Fault::Buffers, None, "no block was seen, though there is one"),
+        linux(Stream, ENOBUFS, Fault::Buffers, None, "no memory within the limits"),
         linux(Stream, ENOMEM, Fault::Memory, None, "no memory for the request"),
         linux(Stream, EAGAIN, Fault::WouldBlock, None, "ready, and then not"),
         linux(Stream, EINTR, Fault::Cancelled, None, "a worker of the kernel was interrupted"),

@@ -112,7 +112,7 @@ fn kernel_memory_runs_out_with_enobufs_and_comes_back() {
     assert_eq!(pair.kernel.report().pool_bytes, 1536);
     pair.driver.park(token(Kind::Park));
     let lease = pair.lease();
-    pair.driver.receive(token(Kind::Receive), lease, 0);
+    pair.driver.receive(token(Kind::Receive), lease, 0, false);
     let mut out = Vec::with_capacity(4);
     let now = pair.kernel.now();
     pair.driver.wait(Some(now), &mut out).expect("a simulation goes on");
@@ -139,7 +139,7 @@ fn pages_are_locked_whole_while_an_operation_is_in_flight() {
     let mut pair = pair(machine(|system| system.pinned_bytes = 8192));
     let (first, second) = (pair.lease(), pair.lease());
     // The last byte of a page takes the page.
-    pair.driver.receive(token(Kind::Receive), first, 4095);
+    pair.driver.receive(token(Kind::Receive), first, 4095, false);
     let mut out = Vec::with_capacity(4);
     let now = pair.kernel.now();
     pair.driver.wait(Some(now), &mut out).expect("a simulation goes on");
@@ -171,7 +171,7 @@ fn nobody_hears_of_a_peer_that_vanishes_until_something_is_sent_to_it() {
     assert_eq!(pair.next().token.kind(), Kind::Park);
     let passed = pair.kernel.now().since(sent_at);
     assert!(passed >= SimSystem::linux().retransmits, "{passed:?}");
-    pair.driver.receive(token(Kind::Receive), lease, 0);
+    pair.driver.receive(token(Kind::Receive), lease, 0, false);
     assert_eq!(pair.next().result.unwrap_err().fault, Fault::TimedOut);
     pair.driver.close(token(Kind::Close));
     assert_eq!(pair.next().result, Ok(0));

@@ -77,7 +77,7 @@ fn a_dropped_driver_leaves_the_memory_alone() {
         }
         for slot in 0..3 {
             let lease = bench.arena.lease().unwrap();
-            bench.driver.receive(Token::new(Kind::Receive, 0, slot), lease, 0);
+            bench.driver.receive(Token::new(Kind::Receive, 0, slot), lease, 0, false);
         }
         for _ in 0..4 {
             bench.driver.provide(bench.arena.lease().unwrap());
