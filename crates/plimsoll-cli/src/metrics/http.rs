@@ -14,6 +14,9 @@ const CLIENTS: usize = 64;
 const PATIENCE: Duration = Duration::from_secs(2);
 /// The longest request head that is read, in bytes.
 const LONGEST_HEAD: usize = 8 << 10;
+/// Bytes of a response that are given to the kernel at once, at most: Windows takes any number of them
+/// where it has room for one, and so holds what its client may never read.
+const WRITTEN_MAX: usize = 64 << 10;
 /// How long nothing is accepted after an accept failed, which it does where descriptors or memory are
 /// short. Those that are connected are served meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -166,7 +169,8 @@ impl Client {
                     })
                 }
                 Stage::Response(bytes, sent) => {
-                    self.stream.write(&bytes[*sent..]).inspect(|count| *sent += count)
+                    let until = bytes.len().min(*sent + WRITTEN_MAX);
+                    self.stream.write(&bytes[*sent..until]).inspect(|count| *sent += count)
                 }
             };
             match moved {
