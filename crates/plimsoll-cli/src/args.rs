@@ -96,7 +96,8 @@ pub(crate) struct OutputArgs {
     /// Print one JSON object on stdout instead of text
     #[arg(long, global = true)]
     pub(crate) json: bool,
-    /// Write the JSON object to FILE as well (through a temporary file and a rename)
+    /// Write the JSON object to FILE as well (through a temporary file and a rename, which replaces a
+    /// symbolic link)
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) output: Option<PathBuf>,
     /// Say nothing on stderr but errors

@@ -1,11 +1,9 @@
 //! `serve --metrics`: the server's figures over HTTP, in Prometheus' text format.
 //!
-//! One thread, one request at a time: a scraper comes every few seconds, and one that says nothing
-//! is given up after [`PATIENCE`].
+//! One thread serves all scrapers, so that figures are there whatever the engine's shards are at.
 
-use std::io::{self, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream, ToSocketAddrs};
-use std::time::{Duration, Instant};
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 
 use plimsoll::{DryRun, Observer, Pressure, Reason, TURN_TIMES};
 use plimsoll_lab::{Error, Result};
@@ -16,10 +14,8 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Registry;
 
-/// How long a request may take to come, and an answer to go.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// The longest request that is read.
-const LONGEST: usize = 8 << 10;
+mod http;
+
 /// What `text::encode` writes, and what Prometheus asks for.
 const CONTENT: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -49,73 +45,51 @@ pub(crate) fn serve(at: &str, observer: Observer) -> Result<SocketAddr> {
         )
     };
     let addresses: Vec<SocketAddr> = at.to_socket_addrs().map_err(wrong)?.collect();
-    let listening = TcpListener::bind(&*addresses);
-    let (listener, address) = listening
-        .and_then(|listener| listener.local_addr().map(|address| (listener, address)))
-        .map_err(|error| {
-            Error::machine(
-                format!("cannot serve metrics at {at}: {error}"),
-                "choose another address with --metrics",
-            )
-        })?;
+    let (listener, address) = listen(&addresses).map_err(|error| {
+        Error::machine(
+            format!("cannot serve metrics at {at}: {error}"),
+            "choose another address with --metrics",
+        )
+    })?;
     let mut registry = Registry::with_prefix("plimsoll");
     registry.register_collector(Box::new(Figures(observer)));
     std::thread::Builder::new()
         .name("metrics".into())
-        .spawn(move || {
-            for stream in listener.incoming() {
-                match stream {
-                    // A scraper that has gone is no loss.
-                    Ok(stream) => _ = answer(stream, &registry),
-                    // Out of descriptors, say: the next look is soon enough.
-                    Err(_) => std::thread::sleep(Duration::from_millis(100)),
-                }
-            }
-        })
+        .spawn(move || http::serve(listener, |head| answer(head, &registry)))
         .map_err(|error| {
             Error::machine(format!("cannot start a thread: {error}"), "raise `ulimit -u`")
         })?;
     Ok(address)
 }
 
-fn answer(mut stream: TcpStream, registry: &Registry) -> io::Result<()> {
-    let head = read_head(&mut stream)?;
+/// A listener that does not block, and where it listens.
+fn listen(addresses: &[SocketAddr]) -> io::Result<(TcpListener, SocketAddr)> {
+    let listener = TcpListener::bind(addresses)?;
+    listener.set_nonblocking(true)?;
+    let address = listener.local_addr()?;
+    Ok((listener, address))
+}
+
+/// The response to a request with this head.
+fn answer(head: &str, registry: &Registry) -> Vec<u8> {
     let mut words = head.split(' ');
     let (status, body) = match (words.next(), words.next()) {
         (Some("GET"), Some(path)) if path.split('?').next() == Some("/metrics") => {
             let mut body = String::new();
-            text::encode(&mut body, registry).map_err(io::Error::other)?;
-            ("200 OK", body)
+            match text::encode(&mut body, registry) {
+                Ok(()) => ("200 OK", body),
+                Err(error) => ("500 Internal Server Error", format!("{error}\n")),
+            }
         }
         (Some("GET"), _) => ("404 Not Found", "the figures are at /metrics\n".to_owned()),
         _ => ("405 Method Not Allowed", "GET /metrics\n".to_owned()),
     };
     let length = body.len();
-    write!(
-        stream,
+    let response = format!(
         "HTTP/1.1 {status}\r\nContent-Type: {CONTENT}\r\nContent-Length: {length}\r\n\
          Connection: close\r\n\r\n{body}"
-    )
-}
-
-/// The request's first line and headers.
-fn read_head(stream: &mut TcpStream) -> io::Result<String> {
-    let deadline = Instant::now() + PATIENCE;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    let mut head = Vec::new();
-    let mut part = [0; 1024];
-    while !head.windows(4).any(|end| end == b"\r\n\r\n") {
-        let left = deadline.saturating_duration_since(Instant::now());
-        if left.is_zero() || head.len() > LONGEST {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        stream.set_read_timeout(Some(left))?;
-        match stream.read(&mut part)? {
-            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
-            count => head.extend_from_slice(&part[..count]),
-        }
-    }
-    Ok(String::from_utf8_lossy(&head).into_owned())
+    );
+    response.into_bytes()
 }
 
 /// The server's figures, read when they are asked for.

@@ -6,14 +6,24 @@ use std::path::{Path, PathBuf};
 
 use plimsoll_lab::checks::assertion::Verdict;
 use plimsoll_lab::{Error, Result};
+use tempfile::NamedTempFile;
 
 /// A file that will be written at the end of an experiment, and was tried before its start.
 #[derive(Debug)]
 pub(crate) struct Destination {
     path: PathBuf,
-    /// What stands there is no regular file (a pipe, a terminal, `/dev/null`): it is written to, and
-    /// never replaced.
-    special: bool,
+    place: Place,
+}
+
+/// What stands at a destination.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// Nothing, a regular file, or a symbolic link: it is replaced. A link is never followed, since
+    /// whoever can make one in that folder would choose which file is overwritten.
+    Replaced,
+    /// A pipe, a terminal, a device, or a link of the system's own such as `/dev/stdout`: it is written
+    /// to, and never replaced.
+    WrittenTo,
 }
 
 impl Destination {
@@ -22,44 +32,66 @@ impl Destination {
     /// # Errors
     /// [`Error::Machine`] with the reason.
     pub(crate) fn check(path: &Path) -> Result<Self> {
-        let special = match fs::metadata(path) {
-            Ok(there) if there.is_dir() => {
-                return Err(unwritable(path, "it is a folder", "give the name of a file"));
-            }
-            Ok(there) => !there.is_file(),
-            Err(_) => false,
+        if path.is_dir() {
+            return Err(unwritable(path, "it is a folder", "give the name of a file"));
+        }
+        let place = match fs::symlink_metadata(path) {
+            Ok(_) if is_of_the_system(folder(path)) => Place::WrittenTo,
+            Ok(there) if there.is_file() || there.is_symlink() => Place::Replaced,
+            Ok(_) => Place::WrittenTo,
+            Err(_) => Place::Replaced,
         };
-        let destination = Self { path: path.to_owned(), special };
-        if !special {
-            let temporary = destination.temporary();
-            fs::write(&temporary, b"").map_err(|error| cannot_write(path, &error))?;
-            fs::remove_file(&temporary).map_err(|error| cannot_write(path, &error))?;
+        let destination = Self { path: path.to_owned(), place };
+        if place == Place::Replaced {
+            let temporary = destination.temporary().map_err(|error| cannot_write(path, &error))?;
+            temporary.close().map_err(|error| cannot_write(path, &error))?;
         }
         Ok(destination)
     }
 
-    /// Writes the file: whoever reads it sees the old one or the whole new one.
+    /// Writes the file: whoever reads it sees the old one or the whole new one, even after a crash of
+    /// the machine.
     pub(crate) fn write(&self, text: &str) -> Result<()> {
-        let failed = |error: io::Error| cannot_write(&self.path, &error);
-        if self.special {
-            return fs::write(&self.path, text).map_err(failed);
-        }
-        let temporary = self.temporary();
-        let written = fs::write(&temporary, text).and_then(|()| fs::rename(&temporary, &self.path));
-        written.map_err(|error| {
-            // What is left of a failed attempt helps nobody; it may not be there at all.
-            let _ = fs::remove_file(&temporary);
-            failed(error)
-        })
+        let written = match self.place {
+            Place::WrittenTo => fs::write(&self.path, text),
+            Place::Replaced => self.replace(text),
+        };
+        written.map_err(|error| cannot_write(&self.path, &error))
     }
 
-    /// A name beside the file's: a rename stays within one file system.
-    fn temporary(&self) -> PathBuf {
-        let mut name = std::ffi::OsString::from(".");
-        name.push(self.path.file_name().unwrap_or_default());
-        name.push(format!(".{}.tmp", std::process::id()));
-        self.path.with_file_name(name)
+    fn replace(&self, text: &str) -> io::Result<()> {
+        let mut temporary = self.temporary()?;
+        temporary.write_all(text.as_bytes())?;
+        // Without this a file system may have the new name before it has the bytes.
+        temporary.as_file().sync_all()?;
+        temporary.persist(&self.path)?;
+        Ok(())
     }
+
+    /// A new file of a random name beside the destination, since a rename stays within one file
+    /// system. It is removed when it is dropped.
+    fn temporary(&self) -> io::Result<NamedTempFile> {
+        let mut builder = tempfile::Builder::new();
+        // As any new file, less what the umask takes; without this only its owner could read it.
+        #[cfg(unix)]
+        builder.permissions(std::os::unix::fs::PermissionsExt::from_mode(0o666));
+        builder.prefix(".plimsoll-").suffix(".tmp").tempfile_in(folder(&self.path))
+    }
+}
+
+/// The folder of a file.
+fn folder(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
+/// Whether names in this folder are the kernel's, as in `/dev` and `/proc/self/fd`: nobody else can put
+/// a link there, and a file in place of one would harm the whole machine.
+fn is_of_the_system(folder: &Path) -> bool {
+    fs::canonicalize(folder)
+        .is_ok_and(|folder| folder == Path::new("/dev") || folder.starts_with("/proc"))
 }
 
 fn cannot_write(path: &Path, error: &io::Error) -> Error {
@@ -123,6 +155,60 @@ mod tests {
         destination.write("new").unwrap();
         assert_eq!(fs::read_to_string(&path).unwrap(), "new");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_beside_the_file_is_not_followed() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let other = folder.path().join("other");
+        fs::write(&other, "kept").unwrap();
+        let expected = format!(".out.json.{}.tmp", std::process::id());
+        symlink(&other, folder.path().join(expected)).unwrap();
+        let path = folder.path().join("out.json");
+        Destination::check(&path).unwrap().write("new").unwrap();
+        assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
+        assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_link_in_the_files_place_is_replaced() {
+        use std::os::unix::fs::symlink;
+        let folder = tempfile::tempdir().unwrap();
+        let [path, other] = ["out.json", "other"].map(|name| folder.path().join(name));
+        fs::write(&other, "kept").unwrap();
+        for target in [&*other, Path::new("/dev/null"), Path::new("nothing")] {
+            let _ = fs::remove_file(&path);
+            symlink(target, &path).unwrap();
+            Destination::check(&path).unwrap().write("new").unwrap();
+            assert!(fs::symlink_metadata(&path).unwrap().is_file(), "{}", target.display());
+            assert_eq!(fs::read_to_string(&path).unwrap(), "new");
+        }
+        assert_eq!(fs::read_to_string(&other).unwrap(), "kept");
+    }
+
+    /// As `/dev/stdout` is, where stdout goes to a file.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_open_file_is_written_to_by_its_descriptor() {
+        use std::os::fd::AsRawFd as _;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let descriptor = format!("/dev/fd/{}", file.as_file().as_raw_fd());
+        Destination::check(Path::new(&descriptor)).unwrap().write("new").unwrap();
+        assert_eq!(fs::read_to_string(file.path()).unwrap(), "new");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn others_may_read_it_as_they_may_any_new_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let [path, other] = ["out.json", "other"].map(|name| folder.path().join(name));
+        fs::write(&other, "").unwrap();
+        Destination::check(&path).unwrap().write("new").unwrap();
+        let permissions = |path| fs::metadata(path).unwrap().permissions();
+        assert_eq!(permissions(&path), permissions(&other));
     }
 
     #[cfg(unix)]

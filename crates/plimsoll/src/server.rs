@@ -98,6 +98,12 @@ impl Server {
 impl Builder {
     /// Listens at an address: `127.0.0.1:7000`, `[::]:7000` (IPv4 too), a name, port 0 for any.
     /// Without one nothing is accepted: a client only.
+    ///
+    /// On Unix the address is free again as soon as its last server has ended (`SO_REUSEADDR`). On
+    /// Windows it is reserved for this server alone (`SO_EXCLUSIVEADDRUSE`), so that no other program
+    /// can take its connections. The price, by Microsoft's documentation: [`Error::InUse`] while a
+    /// connection of the last server has not ended, which a peer that acknowledges nothing can delay
+    /// beyond the end of the process. A drain whose sessions end orderly avoids that.
     pub fn listen(mut self, address: impl Into<String>) -> Self {
         self.listen = Some(address.into());
         self

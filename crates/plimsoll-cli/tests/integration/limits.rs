@@ -67,6 +67,29 @@ fn a_full_server_tells_so_and_its_figures_show_it() {
     until("a place is free", || answers(&mut connect(server.address)));
 }
 
+/// More than are served at once, of two kinds: those that say nothing, and those that ask for the
+/// figures and never read.
+#[test]
+fn idle_clients_of_the_figures_keep_no_scrape_waiting() {
+    let mut server = Serve::start(&["--metrics", "127.0.0.1:0", "--shards", "1"]);
+    let metrics = server.line("metrics ").parse().expect("an address");
+    let held: Vec<TcpStream> = (0..300)
+        .map(|number| {
+            let mut stream = connect(metrics);
+            if number % 2 == 0 {
+                stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").expect("it is taken");
+            }
+            stream
+        })
+        .collect();
+    let text = get(metrics, "GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert!(
+        text.starts_with("HTTP/1.1 200 OK\r\n") && text.trim_end().ends_with("# EOF"),
+        "{text}"
+    );
+    drop(held);
+}
+
 #[test]
 fn limits_come_from_a_file_too() {
     let folder = tempfile::tempdir().expect("a folder");

@@ -1,9 +1,11 @@
 //! The command on Windows, or what stands for it: serve and load, capacity, churn, and what makes no
 //! sense there.
 
-use std::io::{BufRead as _, BufReader};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
 use std::process::{Command, Output, Stdio};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -66,6 +68,30 @@ fn a_load_on_the_embedded_server_is_whole() {
         drop(server.stdin.take());
         assert!(server.wait().unwrap().success(), "the end of stdin is its end");
     }
+}
+
+/// The figures come by another way of waiting than the engine's.
+#[test]
+fn figures_are_served_beside_clients_that_say_nothing() {
+    let _alone = alone();
+    let mut server =
+        command(&["serve", "--listen", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--until-eof"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the server starts");
+    let mut lines = BufReader::new(server.stdout.take().unwrap()).lines();
+    let line = lines.by_ref().map(Result::unwrap).find(|line| line.starts_with("metrics "));
+    let address = line.expect("it serves figures").replace("metrics ", "");
+    let held: Vec<_> = (0..100).map(|_| TcpStream::connect(&address).unwrap()).collect();
+    let mut stream = TcpStream::connect(&address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").unwrap();
+    let mut text = String::new();
+    stream.read_to_string(&mut text).expect("it answers and closes");
+    assert!(text.starts_with("HTTP/1.1 200 OK") && text.trim_end().ends_with("# EOF"), "{text}");
+    drop((held, server.stdin.take()));
+    assert!(server.wait().unwrap().success(), "the end of stdin is its end");
 }
 
 #[test]

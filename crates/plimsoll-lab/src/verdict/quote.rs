@@ -31,6 +31,10 @@ pub fn quote(bytes: &[u8]) -> String {
             }
         }
         for byte in chunk.invalid() {
+            if count == QUOTED_MAX {
+                out.push_str("…\"");
+                return out;
+            }
             count += 1;
             let _ = write!(out, "\\x{byte:02x}");
         }
@@ -56,6 +60,7 @@ mod tests {
         assert_eq!(quote(b"\xff\x00a"), r#""\xff\u{0}a""#);
         assert_eq!(quote("\u{202e}".as_bytes()), r#""\u{202e}""#);
         assert_eq!(quote(&[b'a'; 300]).chars().count(), 120 + 3);
+        assert_eq!(quote(&[0xff; 300]).chars().count(), 4 * 120 + 3);
         assert_eq!(quote(b""), "\"\"");
     }
 }

@@ -1,7 +1,7 @@
 //! The parent's side of the workers.
 
 use std::collections::VecDeque;
-use std::io::{BufRead as _, BufReader, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::probe;
 use super::protocol::{Checked, Probed, Report, Request};
 use crate::sys::{Interrupt, tie_to_parent};
+use crate::verdict::quote;
 use crate::worker::exchange::Exchange;
 use crate::{Error, Lab, Result};
 
@@ -16,6 +17,9 @@ use crate::{Error, Lab, Result};
 const START_PATIENCE: Duration = Duration::from_secs(20);
 /// How long a worker may take to close its sockets when it is dismissed.
 const EXIT_PATIENCE: Duration = Duration::from_secs(10);
+/// The longest line that is read of a worker, in bytes. A report has some hundred, and more where many
+/// kinds of errors occurred.
+const LONGEST_LINE: u64 = 1 << 20;
 
 /// Worker processes. Dropping them closes their sockets and waits for their end.
 ///
@@ -28,10 +32,19 @@ const EXIT_PATIENCE: Duration = Duration::from_secs(10);
 pub struct Workers {
     command: Box<dyn Fn() -> Command + Send>,
     members: Vec<Member>,
-    heard: Receiver<(usize, Option<Report>)>,
+    heard: Receiver<(usize, Heard)>,
     /// Heard while waiting for something else.
     put_by: VecDeque<(usize, Report)>,
-    voice: Sender<(usize, Option<Report>)>,
+    voice: Sender<(usize, Heard)>,
+}
+
+/// What is read from a worker's stdout. Nothing is read after an end.
+enum Heard {
+    Report(Report),
+    /// It is closed, or cannot be read.
+    Closed,
+    /// A line that is no report: the line, at most [`LONGEST_LINE`] of it.
+    Unreadable(Vec<u8>),
 }
 
 struct Member {
@@ -156,7 +169,7 @@ impl Workers {
             Some(stdin) => stdin.write_all(&line).is_ok(),
             None => false,
         };
-        if told { Ok(()) } else { Err(self.died(worker)) }
+        if told { Ok(()) } else { Err(self.died(worker, None)) }
     }
 
     /// Asks all of them.
@@ -174,8 +187,9 @@ impl Workers {
 
     fn hear(&mut self, patience: Duration) -> Result<Option<(usize, Report)>> {
         match self.heard.recv_timeout(patience) {
-            Ok((worker, Some(report))) => Ok(Some((worker, report))),
-            Ok((worker, None)) => Err(self.died(worker)),
+            Ok((worker, Heard::Report(report))) => Ok(Some((worker, report))),
+            Ok((worker, Heard::Closed)) => Err(self.died(worker, None)),
+            Ok((worker, Heard::Unreadable(line))) => Err(self.died(worker, Some(&line))),
             // The second cannot be: this holds a sender itself.
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => Ok(None),
         }
@@ -294,17 +308,29 @@ impl Workers {
         Ok(())
     }
 
-    fn died(&mut self, worker: usize) -> Error {
-        let child = &mut self.members[worker].child;
-        let how = match child.wait() {
-            Ok(status) => status.to_string(),
-            Err(error) => error.to_string(),
-        };
-        Error::incomplete(
-            format!("worker {worker} (process {}) died in the middle: {how}", child.id()),
-            "its connections are lost, so the counts would be wrong: look for the OOM killer in \
-             `dmesg`, and run it again",
-        )
+    /// Ends a worker that can be asked nothing any more, and says why and how it ended. `unreadable`
+    /// is the line of it that is no report. Takes up to [`EXIT_PATIENCE`].
+    fn died(&mut self, worker: usize, unreadable: Option<&[u8]>) -> Error {
+        let member = &mut self.members[worker];
+        // The end of stdin is the order to go: it may still run.
+        member.stdin = None;
+        let how = end(&mut member.child, Instant::now() + EXIT_PATIENCE);
+        let process = member.child.id();
+        match unreadable {
+            Some(line) => Error::incomplete(
+                format!(
+                    "worker {worker} (process {process}) wrote a line that is no report, {}, and {how}",
+                    quote(line)
+                ),
+                "its connections are lost, so the counts would be wrong: check that `plimsoll` was not \
+                 replaced while it ran, and run it again",
+            ),
+            None => Error::incomplete(
+                format!("worker {worker} (process {process}) died in the middle: it {how}"),
+                "its connections are lost, so the counts would be wrong: look for the OOM killer in \
+                 `dmesg`, and run it again",
+            ),
+        }
     }
 }
 
@@ -316,32 +342,52 @@ impl Drop for Workers {
         }
         let deadline = Instant::now() + EXIT_PATIENCE;
         for member in &mut self.members {
-            loop {
-                match member.child.try_wait() {
-                    Ok(Some(_)) | Err(_) => break,
-                    Ok(None) if Instant::now() >= deadline => {
-                        let _ = member.child.kill();
-                        let _ = member.child.wait();
-                        break;
-                    }
-                    Ok(None) => std::thread::sleep(Duration::from_millis(2)),
-                }
-            }
+            end(&mut member.child, deadline);
         }
     }
 }
 
-/// Passes a worker's reports on; `None` at its end.
-fn listen(number: usize, stdout: ChildStdout, voice: &Sender<(usize, Option<Report>)>) {
-    for line in BufReader::new(stdout).lines() {
-        let Ok(line) = line else { break };
-        let Ok(report) = serde_json::from_str(&line) else { break };
-        if voice.send((number, Some(report))).is_err() {
+/// Waits for the end of a process whose stdin is closed, and kills it at the deadline. Returns how it
+/// ended.
+fn end(child: &mut Child, deadline: Instant) -> String {
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) => return format!("ended with {status}"),
+            Err(error) => return format!("cannot be waited for: {error}"),
+            Ok(None) if Instant::now() >= deadline => break,
+            Ok(None) => std::thread::sleep(Duration::from_millis(2)),
+        }
+    }
+    // It may have ended by itself since; the wait tells.
+    let _ = child.kill();
+    match child.wait() {
+        Ok(status) => format!("was killed, since it did not end when its stdin did ({status})"),
+        Err(error) => format!("cannot be waited for: {error}"),
+    }
+}
+
+/// Passes a worker's reports on until its stdout ends or holds what is no report.
+fn listen(number: usize, stdout: ChildStdout, voice: &Sender<(usize, Heard)>) {
+    let mut stdout = BufReader::new(stdout);
+    loop {
+        let mut line = Vec::new();
+        let read = stdout.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line);
+        let heard = match read {
+            // Without its end of line it is what a process wrote that died in the middle of a line.
+            Ok(count) if line.ends_with(b"\n") || count as u64 == LONGEST_LINE => {
+                match serde_json::from_slice(&line) {
+                    Ok(report) => Heard::Report(report),
+                    Err(_) => Heard::Unreadable(line),
+                }
+            }
+            _ => Heard::Closed,
+        };
+        let is_end = !matches!(heard, Heard::Report(_));
+        // Where nobody hears it, the parent's workers are gone.
+        if voice.send((number, heard)).is_err() || is_end {
             return;
         }
     }
-    // The parent may have gone; there is nobody left to tell.
-    let _ = voice.send((number, None));
 }
 
 fn cannot_start(worker: usize, why: &str) -> Error {

@@ -2,6 +2,7 @@
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use plimsoll_lab::Error;
@@ -114,4 +115,47 @@ fn a_request_that_cannot_be_read_ends_it() {
     std::io::Write::write_all(worker.stdin.as_mut().unwrap(), b"what\n").unwrap();
     wait_until("the worker has ended", || worker.try_wait().unwrap().is_some());
     assert_eq!(worker.wait().unwrap().code(), Some(2));
+}
+
+/// What is said of a worker that is this shell script, and whether its process is left.
+#[track_caller]
+fn error_of(script: &'static str) -> String {
+    let (sender, receiver) = channel();
+    // A thread of its own: a defect here is a wait without end.
+    std::thread::spawn(move || {
+        let mut workers = Workers::with_command(move || {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            command
+        });
+        let worker = workers.add().unwrap();
+        let pid = workers.pid(worker);
+        let error = workers.check().expect_err("no answer to it can be read");
+        assert_eq!(error.exit_code(), 5, "{error}");
+        assert!(!runs(pid), "it is waited for");
+        sender.send(error.to_string()).unwrap();
+    });
+    receiver.recv_timeout(Duration::from_secs(60)).expect("the lab does not hang")
+}
+
+#[test]
+fn what_cannot_be_read_ends_a_worker_and_is_quoted() {
+    let _turn = turn(module_path!());
+    // It ends with its stdin, as a worker does.
+    let error = error_of(
+        r#"echo '{"ready":{"room":7}}'; printf 'panic:\033[2J \377'; seq 100000; cat >/dev/null"#,
+    );
+    for words in ["worker 0", r"panic:\u{1b}[2J \xff1", "exit status: 0"] {
+        assert!(error.contains(words), "no {words} in: {error}");
+    }
+    let error =
+        error_of(r#"echo '{"ready":{"room":7}}'; head -c 9000000 /dev/zero; cat >/dev/null"#);
+    assert!(error.len() < 2000 && error.contains(r"\u{0}"), "{error}");
+}
+
+#[test]
+fn a_worker_that_closes_its_stdout_and_lives_on_is_killed() {
+    let _turn = turn(module_path!());
+    let error = error_of(r#"echo '{"ready":{"room":7}}'; exec sleep 1000 >&-"#);
+    assert!(error.contains("worker 0") && error.contains("was killed"), "{error}");
 }

@@ -56,6 +56,9 @@ use self::accepts::{Accept, Listening, Wish};
 pub(crate) use self::exchange::Exchange;
 use self::extensions::Extensions;
 use self::operations::{Addresses, Operations, Pinned, Place};
+#[cfg(test)]
+pub(crate) use self::options::is_exclusive;
+pub(crate) use self::options::reserve_address;
 use self::pool::{Bounds, Pool};
 use self::port::Port;
 use self::slots::{ACCEPTED, CONNECTED, Slot, V6};

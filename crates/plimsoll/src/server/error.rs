@@ -2,8 +2,11 @@
 
 use std::io;
 
-/// What shows who listens.
+/// What shows the program that listens.
 const SHOWS_IT: &str = if cfg!(windows) { "netstat -ano" } else { "ss -ltnp" };
+/// What else keeps an address: Windows' listeners reserve theirs (`Builder::listen`).
+const OR_WAIT: &str =
+    if cfg!(windows) { ", wait until connections of an earlier server have ended" } else { "" };
 
 /// Why a server does not start, or ended. Each text names the cause and the cure.
 #[derive(Debug, thiserror::Error)]
@@ -17,9 +20,10 @@ pub enum Error {
         /// What is wrong with it.
         cause: String,
     },
-    /// The address is in use.
+    /// The address is in use: by a program, or, on Windows, by a connection of an earlier server that
+    /// has not ended.
     #[error(
-        "{address} is in use: end the program that listens there ({SHOWS_IT} shows it), or choose another port"
+        "{address} is in use: end the program that listens there ({SHOWS_IT} shows it){OR_WAIT}, or choose another port"
     )]
     InUse {
         /// As it was given.

@@ -1,15 +1,31 @@
-//! What a connection takes over from its listener.
+//! What a listener needs before it is bound, and what a connection takes over from its listener.
 //!
 //! Linux copies a listener's options to what it accepts. `AcceptEx` is given a socket that was made
 //! by itself, and `SO_UPDATE_ACCEPT_CONTEXT` lends it the listener's properties without saying which of the
 //! options are among them: so those that matter are read of the listener once, and set on each
 //! connection.
 
+use std::io;
 use std::os::windows::io::AsRawSocket;
 
 use windows_sys::Win32::Networking::WinSock as ws;
 
 use super::system;
+
+/// Reserves the address that this socket will be bound to (`SO_EXCLUSIVEADDRUSE`): no other socket can
+/// be bound to it, nor to a specific address of its port where this one is bound to the wildcard.
+/// Without it another program of the same user can, and takes connections that are meant for us. To be
+/// called before the bind.
+pub(crate) fn reserve_address(socket: &impl AsRawSocket) -> io::Result<()> {
+    let reserved = system::set(socket, ws::SOL_SOCKET, ws::SO_EXCLUSIVEADDRUSE, 1_i32);
+    reserved.map_err(io::Error::from_raw_os_error)
+}
+
+/// Whether nobody else may bind what this socket is bound to.
+#[cfg(test)]
+pub(crate) fn is_exclusive(socket: &impl AsRawSocket) -> bool {
+    system::get(socket, ws::SOL_SOCKET, ws::SO_EXCLUSIVEADDRUSE).is_ok_and(|on| on != 0)
+}
 
 /// Options of a listener. `None`, false: as a new socket has it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
