@@ -69,10 +69,7 @@ fn find() -> Result<Findings, Unavailable> {
     // First without anything that may be missing: what fails here fails everywhere.
     let mut bench = Bench::new(false, false)?;
     bench.check_session().map_err(|what| Unavailable::Broken { what })?;
-    let mut notes = vec![format!(
-        "batched waits: {}",
-        if bench.driver.ring.has_min_wait() { "min_wait" } else { "none (before Linux 6.12)" }
-    )];
+    let mut notes = Vec::new();
     let mut note = |name: &str, outcome: Result<(), String>| {
         let works = outcome.is_ok();
         notes.push(match outcome {

@@ -69,8 +69,8 @@ pub(super) struct Ring {
     refused: VecDeque<Entry>,
     /// Queued operations that post a completion while they are submitted, whatever comes.
     certain: u32,
-    /// Whether a wait can have a least duration and an absolute end (Linux 6.12).
-    min_wait: bool,
+    /// Whether the end of a wait can be a moment, and not a time from now (Linux 6.12).
+    absolute: bool,
     /// Flags of an enter that sleeps.
     sleep_flags: u32,
 }
@@ -103,9 +103,10 @@ impl Ring {
             }
             other => other?,
         };
-        let min_wait = uring.params().is_feature_min_timeout();
+        // Came with the same version as the least duration of a wait, which has a feature flag.
+        let absolute = uring.params().is_feature_min_timeout();
         let mut sleep_flags = IORING_ENTER_GETEVENTS | IORING_ENTER_EXT_ARG;
-        if min_wait {
+        if absolute {
             sleep_flags |= IORING_ENTER_ABS_TIMER;
         }
         if uring.params().is_feature_no_iowait() {
@@ -120,14 +121,9 @@ impl Ring {
             // until the kernel refuses submissions.
             refused: VecDeque::with_capacity(slots as usize * 12 + 1024),
             certain: 0,
-            min_wait,
+            absolute,
             sleep_flags,
         })
-    }
-
-    /// Whether waits can have a least duration (Linux 6.12).
-    pub(super) fn has_min_wait(&self) -> bool {
-        self.min_wait
     }
 
     /// The crate's handle, to register things with.
@@ -296,6 +292,11 @@ impl Ring {
     }
 
     /// Submits, and sleeps until something has completed, or until `until`.
+    ///
+    /// One completion ends the sleep, and what else there is to run is run by the turns that follow. A
+    /// batch with a least duration (`min_wait_usec`) gathers no more: its timer interrupts the sleep
+    /// as soon as the processor is idle, and a message of a server that mostly sleeps cost twice as
+    /// much.
     pub(super) fn sleep(&mut self, now: Nanos, until: Option<Nanos>) -> io::Result<()> {
         self.enable()?;
         self.requeue();
@@ -304,12 +305,9 @@ impl Ring {
             std::thread::sleep(std::time::Duration::from_millis(1));
             return self.turn();
         }
-        let end = if self.min_wait {
-            // Absolute. Without an end the kernel would take the least duration for the only one.
-            Some(until.map_or(i64::MAX as u64 / 2, |until| until.0))
-        } else {
-            until.map(|until| until.0.saturating_sub(now.0))
-        };
+        let end = until.map(|until| {
+            if self.absolute { until.0 } else { until.0.saturating_sub(now.0) }
+        });
         let timespec = end.map(|end| KernelTimespec {
             seconds: (end / 1_000_000_000) as i64,
             nanoseconds: (end % 1_000_000_000) as i64,
@@ -317,11 +315,10 @@ impl Ring {
         let argument = WaitArgument {
             sigmask: 0,
             sigmask_bytes: 0,
-            min_wait_usec: u32::from(self.min_wait),
+            min_wait_usec: 0,
             timespec: timespec.as_ref().map_or(0, |timespec| std::ptr::from_ref(timespec) as u64),
         };
-        let wanted = if self.min_wait { BATCH } else { 1 };
-        let outcome = self.enter(wanted, self.sleep_flags, Some(&argument));
+        let outcome = self.enter(1, self.sleep_flags, Some(&argument));
         self.settle(outcome)
     }
 
