@@ -305,9 +305,8 @@ impl Ring {
             std::thread::sleep(std::time::Duration::from_millis(1));
             return self.turn();
         }
-        let end = until.map(|until| {
-            if self.absolute { until.0 } else { until.0.saturating_sub(now.0) }
-        });
+        let end =
+            until.map(|until| if self.absolute { until.0 } else { until.0.saturating_sub(now.0) });
         let timespec = end.map(|end| KernelTimespec {
             seconds: (end / 1_000_000_000) as i64,
             nanoseconds: (end % 1_000_000_000) as i64,
