@@ -2,10 +2,10 @@
 
 mod figures;
 mod handle;
+mod schedstat;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
 use crate::source;
@@ -14,6 +14,7 @@ use crate::{Error, Result};
 
 pub use figures::{Figures, State, executable, name, parent};
 pub use handle::{Exit, Fate, Handle};
+pub use schedstat::Schedstat;
 
 /// One look at a process; the figures are read one after the other.
 ///
@@ -241,17 +242,10 @@ fn list(path: &str) -> Result<fs::ReadDir> {
     })
 }
 
-/// The first number of each thread's schedstat: nanoseconds on a CPU.
+/// The time on a processor of all threads that are there.
 fn schedstat(pid: u32) -> Option<Duration> {
-    let mut nanos = 0_u64;
-    for entry in list(&format!("/proc/{pid}/task")).ok()?.flatten() {
-        nanos = nanos.saturating_add(schedstat_of(&entry.path())?);
-    }
-    Some(Duration::from_nanos(nanos))
-}
-
-fn schedstat_of(thread: &Path) -> Option<u64> {
-    source::read_optional(thread.join("schedstat"))?.split_ascii_whitespace().next()?.parse().ok()
+    let threads = list(&format!("/proc/{pid}/task")).ok()?.flatten();
+    threads.map(|thread| Some(Schedstat::of(&thread.path())?.cpu)).sum()
 }
 
 /// What is needed of `/proc/PID/stat` (`man 5 proc_pid_stat`).

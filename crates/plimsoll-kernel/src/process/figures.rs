@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::Duration;
 
-use super::{Stat, cpu_time, descriptors};
+use super::{Schedstat, Stat, cpu_time, descriptors};
 use crate::limits;
 use crate::source;
 use crate::{Error, Result};
@@ -111,17 +111,13 @@ impl Figures {
     }
 }
 
-/// The second number of each thread's schedstat, added up: nanoseconds ready to run and without a
-/// CPU. `None` where the kernel does not count them (`CONFIG_SCHED_INFO`).
+/// For how long all threads together were ready to run and had no CPU. `None` where the kernel does
+/// not count it (`CONFIG_SCHED_INFO`).
 fn run_delay(pid: u32) -> Option<Duration> {
-    let mut nanos = 0_u64;
-    for entry in fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten() {
-        // A thread that has ended meanwhile has no file any more.
-        let Some(text) = source::read_optional(entry.path().join("schedstat")) else { continue };
-        let waited: u64 = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
-        nanos = nanos.saturating_add(waited);
-    }
-    Some(Duration::from_nanos(nanos))
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).ok()?.flatten();
+    // A thread that has ended meanwhile has no file any more.
+    let waited = threads.filter_map(|thread| Some(Schedstat::of(&thread.path())?.waited));
+    waited.reduce(|sum, one| sum + one)
 }
 
 /// The process that started `pid`.

@@ -3,6 +3,8 @@
 use std::fs;
 use std::time::Duration;
 
+use plimsoll_kernel::process::Schedstat;
+
 /// What a thread used, or what it used between two moments.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
@@ -16,14 +18,9 @@ pub(crate) struct Usage {
 impl Usage {
     /// Of the calling thread, so far. Some 2 µs.
     pub(crate) fn of_this_thread() -> Self {
-        fs::read_to_string("/proc/thread-self/schedstat")
-            .ok()
-            .and_then(|text| Self::parse(&text))
-            // The processor's own clock is exact for a thread that runs at this moment.
-            .map_or_else(
-                || Self { cpu: crate::sys::thread_cpu(), waited: None },
-                |usage| Self { cpu: crate::sys::thread_cpu(), ..usage },
-            )
+        // The processor's own clock is exact for a thread that runs at this moment.
+        let waited = Schedstat::of_this_thread().map(|times| times.waited);
+        Self { cpu: crate::sys::thread_cpu(), waited }
     }
 
     /// What was used since an earlier moment.
@@ -32,14 +29,6 @@ impl Usage {
             cpu: self.cpu.saturating_sub(earlier.cpu),
             waited: self.waited.zip(earlier.waited).map(|(now, before)| now.saturating_sub(before)),
         }
-    }
-
-    /// `schedstat`: nanoseconds on a processor, nanoseconds waiting for one, time slices.
-    fn parse(text: &str) -> Option<Self> {
-        let mut numbers = text.split_ascii_whitespace().map(str::parse::<u64>);
-        let cpu = Duration::from_nanos(numbers.next()?.ok()?);
-        let waited = Duration::from_nanos(numbers.next()?.ok()?);
-        Some(Self { cpu, waited: Some(waited) })
     }
 }
 
@@ -53,8 +42,8 @@ pub(crate) fn of_processes(pids: impl Iterator<Item = u32>) -> Vec<(u32, Usage)>
     threads
         .filter_map(|thread| {
             let number = thread.file_name().to_str()?.parse().ok()?;
-            let text = fs::read_to_string(thread.path().join("schedstat")).ok()?;
-            Some((number, Usage::parse(&text)?))
+            let times = Schedstat::of(&thread.path())?;
+            Some((number, Usage { cpu: times.cpu, waited: Some(times.waited) }))
         })
         .collect()
 }
@@ -72,15 +61,6 @@ pub(crate) fn busiest(before: &[(u32, Usage)], after: &[(u32, Usage)]) -> Option
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn schedstat_is_two_times_and_a_count() {
-        let usage = Usage::parse("1500 2500 7\n").unwrap();
-        let expected = (Duration::from_nanos(1500), Some(Duration::from_nanos(2500)));
-        assert_eq!((usage.cpu, usage.waited), expected);
-        assert_eq!(Usage::parse(""), None);
-        assert_eq!(Usage::parse("1 x 2"), None);
-    }
 
     #[test]
     fn the_busiest_thread_is_found_by_what_was_added() {

@@ -9,6 +9,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use plimsoll_kernel::process::Schedstat;
+
 use super::Error;
 use crate::acceptor::ledger::Ledger;
 use crate::buffer::Arena;
@@ -260,7 +262,7 @@ impl SlowTurns {
     fn look(&mut self, end: Nanos) {
         if end.since(self.looked) > LOG_EVERY {
             self.looked = end;
-            self.waited = waited_for_a_processor().unwrap_or_default();
+            self.waited = waited_for_a_processor();
         }
     }
 
@@ -269,7 +271,7 @@ impl SlowTurns {
     #[cold]
     fn tell<D: Driver, H: Handler>(&mut self, shard: &Shard<D, H>, end: Nanos, took: Duration) {
         let waited_before = self.waited;
-        (self.looked, self.waited) = (end, waited_for_a_processor().unwrap_or_default());
+        (self.looked, self.waited) = (end, waited_for_a_processor());
         if self.told.is_some_and(|told| end.since(told) <= LOG_EVERY) {
             return;
         }
@@ -291,12 +293,10 @@ impl SlowTurns {
     }
 }
 
-/// For how long the calling thread has been ready to run, and had no processor; `None` where the
-/// system does not tell (Linux does: the second figure of `/proc/thread-self/schedstat`,
-/// `Documentation/scheduler/sched-stats.rst`).
-fn waited_for_a_processor() -> Option<Duration> {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
-    text.split_whitespace().nth(1)?.parse().ok().map(Duration::from_nanos)
+/// For how long the calling thread has been ready to run, and had no processor; 0 where the system
+/// does not tell, and no handler can be excused there.
+fn waited_for_a_processor() -> Duration {
+    Schedstat::of_this_thread().unwrap_or_default().waited
 }
 
 /// What is done when a shard's thread ends, however it ends. The others would wait for the acceptor
