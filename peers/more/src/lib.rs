@@ -1,6 +1,19 @@
 //! What the peers on rings have in common.
 
-use clap::ValueEnum;
+use clap::{Parser, ValueEnum};
+use plimsoll_peers::peer::PeerArgs;
+
+/// An echo server on one ring and one thread
+#[derive(Parser)]
+pub struct Args {
+    /// What all peers take.
+    #[command(flatten)]
+    pub peer: PeerArgs,
+
+    /// How the ring is set up
+    #[arg(long, value_enum, default_value_t = Ring::Library)]
+    pub ring: Ring,
+}
 
 /// How the kernel runs a ring's completions; each can be ranked as a server of its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

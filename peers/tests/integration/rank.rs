@@ -74,8 +74,7 @@ fn ranks_large_messages_in_depth() {
 
 #[test]
 fn ranks_on_two_cores() {
-    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
-        println!("skipped: one CPU");
+    if has_one_cpu() {
         return;
     }
     ranks(&["--placement", "two-cores"]);
@@ -121,6 +120,15 @@ fn keeps_a_rate(name: &str, placement: &str) {
     }
 }
 
+/// Says why a test is skipped where there is one.
+fn has_one_cpu() -> bool {
+    let has_one = std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2);
+    if has_one {
+        println!("skipped: one CPU");
+    }
+    has_one
+}
+
 #[test]
 fn keeps_a_rate_on_one_core() {
     keeps_a_rate("one-core", "one-core");
@@ -128,8 +136,7 @@ fn keeps_a_rate_on_one_core() {
 
 #[test]
 fn keeps_a_rate_on_two_cores() {
-    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
-        println!("skipped: one CPU");
+    if has_one_cpu() {
         return;
     }
     keeps_a_rate("two-cores", "two-cores");
@@ -137,8 +144,7 @@ fn keeps_a_rate_on_two_cores() {
 
 #[test]
 fn a_latency_counts_from_when_the_message_was_due() {
-    if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() < 2) {
-        println!("skipped: one CPU");
+    if has_one_cpu() {
         return;
     }
     // Ten messages are due within 90 ms and take 100 ms each, one after the other: the nth reply

@@ -185,8 +185,8 @@ pub(crate) fn run(args: &Args, output: &OutputArgs) -> Result<u8> {
     if let Some(address) = running.local_addr() {
         output::result(&format!("listening {address}"))?;
     }
-    if engine.drain_rate.is_some() && engine.drain_window() > DRAIN_WINDOW {
-        let window = engine.drain_window();
+    let window = engine.drain_window();
+    if window > DRAIN_WINDOW {
         tracing::warn!(
             ?window,
             "drain_rate judges a slow peer only after this time, since the kernel's send buffer holds so \

@@ -10,19 +10,8 @@ use compio::driver::ProactorBuilder;
 use compio::io::{AsyncRead, AsyncWriteExt};
 use compio::net::{TcpListener, TcpStream};
 use compio::runtime::Runtime;
-use plimsoll_peers::peer::{self, BUFFER_BYTES, PeerArgs};
-use plimsoll_peers_more::Ring;
-
-/// An echo server on compio, on one thread
-#[derive(Parser)]
-struct Args {
-    #[command(flatten)]
-    peer: PeerArgs,
-
-    /// How the ring is set up
-    #[arg(long, value_enum, default_value_t = Ring::Library)]
-    ring: Ring,
-}
+use plimsoll_peers::peer::{self, BUFFER_BYTES};
+use plimsoll_peers_more::{Args, Ring};
 
 fn main() -> std::process::ExitCode {
     peer::exit(run(&Args::parse()))

@@ -8,19 +8,8 @@ use clap::Parser;
 use monoio::io::{AsyncReadRent, AsyncWriteRentExt};
 use monoio::net::{TcpListener, TcpStream};
 use monoio::{IoUringDriver, RuntimeBuilder};
-use plimsoll_peers::peer::{self, BUFFER_BYTES, PeerArgs};
-use plimsoll_peers_more::Ring;
-
-/// An echo server on monoio, on one thread
-#[derive(Parser)]
-struct Args {
-    #[command(flatten)]
-    peer: PeerArgs,
-
-    /// How the ring is set up
-    #[arg(long, value_enum, default_value_t = Ring::Library)]
-    ring: Ring,
-}
+use plimsoll_peers::peer::{self, BUFFER_BYTES};
+use plimsoll_peers_more::{Args, Ring};
 
 fn main() -> std::process::ExitCode {
     peer::exit(run(&Args::parse()))

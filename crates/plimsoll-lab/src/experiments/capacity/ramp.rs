@@ -21,8 +21,9 @@ const FAILURES: u32 = 16;
 const SAMPLE_EVERY: Duration = Duration::from_millis(50);
 /// Time between two looks at all held connections, at least.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Time that a process may take from closing its sockets to its end, and from its first close of
-/// connections that are too many to the last.
+/// Time that a server may take from its first close of a connection that is too many to the last.
+const CLOSES_PATIENCE: Duration = Duration::from_secs(1);
+/// Time that a process may take from closing its sockets to its end.
 const END_PATIENCE: Duration = Duration::from_secs(1);
 
 /// What the ramp has counted, and what it holds.
@@ -373,7 +374,7 @@ impl<'a> Ramp<'a> {
         let (mut count, mut moved) = (self.news.ended.count, begun);
         while count > 0
             && moved.elapsed() < LOOK_EVERY
-            && begun.elapsed() < END_PATIENCE
+            && begun.elapsed() < CLOSES_PATIENCE
             && !self.lab.is_interrupted()
         {
             std::thread::sleep(Duration::from_millis(20));

@@ -134,8 +134,7 @@ impl Account {
 
     /// The reply to a message was whole at `now_ns`. Whether it counts as answered.
     pub(super) fn reply(&mut self, intended_ns: u64, now_ns: u64) -> bool {
-        self.latencies.record(now_ns.saturating_sub(intended_ns));
-        self.at_middle += u64::from(self.was_waited_for_at_middle(intended_ns, now_ns));
+        self.was_waited_for(intended_ns, now_ns);
         if now_ns <= self.end_ns {
             self.answered += 1;
         } else if now_ns <= self.deadline_ns {
@@ -146,8 +145,10 @@ impl Account {
         now_ns <= self.end_ns
     }
 
-    fn was_waited_for_at_middle(&self, intended_ns: u64, until_ns: u64) -> bool {
-        (intended_ns..until_ns).contains(&self.middle_ns)
+    /// A message was waited for from the one moment to the other.
+    fn was_waited_for(&mut self, intended_ns: u64, until_ns: u64) {
+        self.latencies.record(until_ns.saturating_sub(intended_ns));
+        self.at_middle += u64::from((intended_ns..until_ns).contains(&self.middle_ns));
     }
 
     /// The reply to a message can never come: its connection ended, or said something else.
@@ -165,9 +166,7 @@ impl Account {
     pub(super) fn close(&mut self, missing: impl IntoIterator<Item = u64>) {
         for intended_ns in std::mem::take(&mut self.hopeless).into_iter().chain(missing) {
             self.lost += 1;
-            let waited = self.was_waited_for_at_middle(intended_ns, self.deadline_ns);
-            self.at_middle += u64::from(waited);
-            self.latencies.record(self.deadline_ns.saturating_sub(intended_ns));
+            self.was_waited_for(intended_ns, self.deadline_ns);
         }
     }
 
