@@ -87,8 +87,8 @@ fn folder(path: &Path) -> &Path {
     }
 }
 
-/// Whether names in this folder are the kernel's, as in `/dev` and `/proc/self/fd`: nobody else can put
-/// a link there, and a file in place of one would harm the whole machine.
+/// Whether this folder is `/dev` or lies in `/proc`. A name there is a device or an open file of a
+/// process: it is written to and never replaced.
 fn is_of_the_system(folder: &Path) -> bool {
     fs::canonicalize(folder)
         .is_ok_and(|folder| folder == Path::new("/dev") || folder.starts_with("/proc"))

@@ -13,7 +13,7 @@ const NEVER: u64 = u64::MAX;
 pub(crate) struct Deadline(AtomicU64);
 
 impl Deadline {
-    /// Of a server that nobody drains yet.
+    /// The deadline of a server for which no drain has been asked.
     pub(crate) fn new() -> Self {
         Self(AtomicU64::new(NEVER))
     }
@@ -23,8 +23,8 @@ impl Deadline {
         self.0.fetch_min(at.0.min(NEVER - 1), Ordering::AcqRel);
     }
 
-    /// Until when, where a drain has been asked for. What was put into a mailbox before is seen
-    /// there by who has seen this.
+    /// When the drain ends; `None` where none has been asked for. A thread that sees a deadline also sees
+    /// every message that was put into its mailbox before the deadline was set.
     pub(crate) fn get(&self) -> Option<Nanos> {
         let at = self.0.load(Ordering::Acquire);
         (at != NEVER).then_some(Nanos(at))

@@ -217,7 +217,8 @@ mod tests {
     const MUCH: usize = 64 << 20;
     const ASK: &[u8] = b"GET / HTTP/1.1\r\n\r\n";
 
-    /// A server of few clients that answers everything with so many bytes, on a thread of its own.
+    /// Starts a server on a thread of its own: it has room for three clients, and answers each request
+    /// with `response_bytes` bytes.
     fn start(response_bytes: usize, patience: Duration) -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
@@ -275,7 +276,8 @@ mod tests {
         let address = start(MUCH, GENEROUS * 10);
         let deaf: Vec<_> = (0..4).map(|_| connect(address, ASK)).collect();
         let silent = connect(address, b"");
-        // Not read at once: who reads as fast as it is served needs no room.
+        // It does not read yet: a client that reads as fast as it is answered needs no room, and then
+        // nobody has to leave.
         let late = connect(address, ASK);
         assert_eq!(received(&silent), 0, "an incomplete request goes before a complete one");
         assert_eq!(received(&late), MUCH);

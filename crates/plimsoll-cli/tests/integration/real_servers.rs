@@ -139,7 +139,8 @@ fn the_invoice_of_redis_counts_what_it_holds() {
     drop(held);
 }
 
-/// A server of another protocol is told apart from one that breaks, before anything is measured.
+/// A server that speaks another protocol is found before anything is measured, and is not said to have
+/// failed.
 #[test]
 fn a_server_that_speaks_otherwise_is_refused_with_the_cure() {
     let Some(redis) = Server::redis() else { return };

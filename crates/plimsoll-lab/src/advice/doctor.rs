@@ -43,7 +43,7 @@ pub struct Facts {
     pub cpus: Option<u64>,
     /// Whether a ring could be made, where somebody tried; else only the sysctl is known.
     pub ring: Option<Result<(), String>>,
-    /// What buffers pin, or why that is not known; `None` where nobody tried.
+    /// What buffers pin, or why it could not be measured; `None` where it was not tried.
     pub pinned: Option<Result<Vec<Pinned>, String>>,
     /// Windows' settings of TCP; `None` on other systems.
     pub tcp: Option<TcpSettings>,

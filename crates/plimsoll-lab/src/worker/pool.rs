@@ -383,7 +383,7 @@ fn listen(number: usize, stdout: ChildStdout, voice: &Sender<(usize, Heard)>) {
             _ => Heard::Closed,
         };
         let is_end = !matches!(heard, Heard::Report(_));
-        // Where nobody hears it, the parent's workers are gone.
+        // Sending fails once the pool has been dropped: nobody waits for reports any more.
         if voice.send((number, heard)).is_err() || is_end {
             return;
         }

@@ -481,7 +481,8 @@ impl Driver for Iocp {
         }
     }
 
-    /// There are no streams, and nobody posts one: completes with [`super::Fault::Buffers`].
+    /// This driver has no streams ([`Features::streams`] is false, and so the shard posts none): the
+    /// operation fails with [`super::Fault::Buffers`].
     fn stream(&mut self, token: Token) {
         self.slot(token).begin(token);
         self.finish(token, -ws::WSAENOBUFS);

@@ -21,7 +21,7 @@ pub(crate) fn reserve_address(socket: &impl AsRawSocket) -> io::Result<()> {
     reserved.map_err(io::Error::from_raw_os_error)
 }
 
-/// Whether nobody else may bind what this socket is bound to.
+/// Whether the socket's address is reserved for it (`SO_EXCLUSIVEADDRUSE`).
 #[cfg(test)]
 pub(crate) fn is_exclusive(socket: &impl AsRawSocket) -> bool {
     system::get(socket, ws::SOL_SOCKET, ws::SO_EXCLUSIVEADDRUSE).is_ok_and(|on| on != 0)
