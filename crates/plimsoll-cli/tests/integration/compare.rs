@@ -103,7 +103,19 @@ fn a_run_in_repeats_can_be_judged_and_one_in_one_piece_cannot() {
         let rate = rows.into_iter().find(|row| row["path"] == "load.messages_per_second");
         rate.expect("a row of the rate")
     };
-    let judged = verdict(&first, &second);
+    let mut judged = verdict(&first, &second);
+    // Tests beside this one may slow the whole machine in one of the two runs: then nothing is judged,
+    // rightly, and the second run is measured again.
+    let is_of_the_machine = |row: &Value| {
+        row["reason"].as_str().is_some_and(|reason| reason.starts_with("the machine took"))
+    };
+    for _ in 0..20 {
+        if !is_of_the_machine(&judged) {
+            break;
+        }
+        run("8", &second);
+        judged = verdict(&first, &second);
+    }
     assert_ne!(judged["verdict"], "not_judged", "{judged}");
     assert!(judged["could_have_seen"].as_f64().is_some_and(|seen| seen > 0.0), "{judged}");
     let alone = verdict(&first, &piece);
