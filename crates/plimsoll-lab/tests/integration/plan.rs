@@ -49,11 +49,14 @@ fn needs_are_linear_in_the_costs() {
         assert_eq!((row.side, row.unit.as_str()), (Some(Side::Server), "descriptors"));
         row.note.clone().expect("a limit that not every server meets is explained")
     };
-    let note = nofile(&large);
-    for part in ["server's process needs them", "direct descriptors", "worker processes"] {
-        assert!(note.contains(part), "no `{part}` in: {note}");
+    // Windows has no such limit, and nothing to explain.
+    if cfg!(unix) {
+        let note = nofile(&large);
+        for part in ["server's process needs them", "direct descriptors", "worker processes"] {
+            assert!(note.contains(part), "no `{part}` in: {note}");
+        }
+        assert!(nofile(&direct).contains("not their sum"));
     }
-    assert!(nofile(&direct).contains("not their sum"));
     let both = plan::plan(&Options { both_ends: true, ..options }, &costs, &facts).unwrap();
     let memory = both.limits.iter().find(|limit| limit.name == "memory").unwrap();
     assert_eq!(memory.needed, 2 * 38_960_000 + 1_005_000);

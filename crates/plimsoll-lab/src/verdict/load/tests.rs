@@ -127,7 +127,7 @@ fn a_server_that_ended_is_named_before_anything_else() {
         due: 10_050,
         down_seconds: Some(0.25),
         server_ended: Some(ended(Some(How::Signal(9)))),
-        errors: errors_of([("ECONNREFUSED", 7)]),
+        errors: errors_of([(crate::errno::REFUSED, 7)]),
         client: Some(Core { used: 1.0, waited: None }),
         ..quiet()
     };
